@@ -1,0 +1,78 @@
+"""The workers as processes: `python -m consumers requirements | implement | run_tests | project | rebuild`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from consumers import jobs, project
+from infra import process, services, settings
+from infra.blobs import Blobs
+from infra.kafka import KafkaLog
+from infra.log import Job
+from infra.postgres import Database
+from schemas.events import ApplicationRegistered
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one role until it is asked to stop."""
+    parser = argparse.ArgumentParser(prog="iccm work", description=__doc__)
+    parser.add_argument("role", choices=(*JOBS, "project", "rebuild"))
+    parser.add_argument("--slot", type=int, help="slot number; the first free one by default")
+    options = parser.parse_args(arguments)
+    return process.run(lambda: _serve(options.role, options.slot, settings.read()))
+
+
+def _serve(role: str, slot: int | None, chosen: settings.Settings) -> int:
+    stop = process.stop_on_signals()
+    found = services.endpoints(chosen)
+    log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home, slot=slot)
+    try:
+        match role:
+            case "project":
+                project.project(log, Database(found.postgres), stop=stop)
+            case "rebuild":
+                project.rebuild(log, Database(found.postgres))
+            case _:
+                JOBS[role](log, chosen, stop)
+    finally:
+        log.close()
+    return 0
+
+
+def _requirements(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool]) -> None:
+    from infra.lab.models import LabModel  # torch loads only in the roles that run models
+
+    policy = LabModel("cet-d", adapters=Blobs(services.blobs_url(chosen)).get)
+    log.work(_bound(jobs.requirements_job, log, policy=policy), stop=stop)
+
+
+def _implement(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool]) -> None:
+    from infra.lab.models import LabModel
+    from infra.lab.orchestra import IMPLEMENTERS
+
+    models = {name: LabModel(name) for name in IMPLEMENTERS}
+    log.work(_bound(jobs.implement_job, log, models=models, answered=jobs.answered_on(log)), stop=stop)
+
+
+def _run_tests(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool]) -> None:
+    from infra.sandbox.open import open_sandbox
+
+    sandbox = open_sandbox(chosen.sandbox)
+    try:
+        judged = jobs.judged_on(log)
+        job = _bound(
+            jobs.run_tests_job, log, sandbox=sandbox, environment=sandbox.environment, judged=judged
+        )
+        log.work(job, stop=stop)
+    finally:
+        sandbox.close()
+
+
+def _bound(job: Callable[..., Job], log: KafkaLog, **doors: object) -> Job:
+    return job(application=log.refer(ApplicationRegistered), clock=process.clock, **doors)
+
+
+JOBS = {"requirements": _requirements, "implement": _implement, "run_tests": _run_tests}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where facts come from: applications found, generated, checked and registered."""

@@ -1,0 +1,1 @@
+"""The vocabulary: every fact this system records, and how it is written to the wire."""

@@ -1,0 +1,1 @@
+"""Folds over the log: rewards gathered from the verdicts of a draft's rebuilds."""
