@@ -48,9 +48,9 @@ def _requirements(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], b
 
 def _implement(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool]) -> None:
     from infra.lab.models import LabModel
-    from infra.lab.orchestra import IMPLEMENTERS
+    from infra.lab.programs import IMPLEMENTERS
 
-    models = {name: LabModel(name) for name in IMPLEMENTERS}
+    models = {model.name: model for model in map(LabModel, IMPLEMENTERS)}
     log.work(_bound(jobs.implement_job, log, models=models, answered=jobs.answered_on(log)), stop=stop)
 
 

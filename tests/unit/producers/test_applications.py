@@ -11,7 +11,7 @@ from schemas.events import File, Split
 from tests.histories import DAWN
 
 
-def listed(source: Sequence[File], tests: Sequence[File]) -> list[str]:
+def listed(_: Sequence[File], tests: Sequence[File]) -> list[str]:
     return [f"{file.path}::test_one" for file in tests if file.path.endswith(".py")]
 
 
@@ -64,7 +64,7 @@ def test_a_directory_without_source_is_refused(folder: Path) -> None:
 
 def test_a_suite_of_no_test_is_refused(folder: Path) -> None:
     with pytest.raises(ApplicationRefused, match="collects no test"):
-        from_directory(folder, split=Split.TRAIN, collect=lambda s, t: [], now=DAWN)
+        from_directory(folder, split=Split.TRAIN, collect=lambda *_: [], now=DAWN)
 
 
 def test_a_link_is_refused_by_name(folder: Path) -> None:
