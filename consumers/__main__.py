@@ -29,9 +29,9 @@ def _serve(role: str, slot: int | None, chosen: settings.Settings) -> int:
     try:
         match role:
             case "project":
-                project.project(log, Database(found.postgres), stop=stop)
+                project.project(log, Database(found.postgres, schema=chosen.namespace), stop=stop)
             case "rebuild":
-                project.rebuild(log, Database(found.postgres))
+                project.rebuild(log, Database(found.postgres, schema=chosen.namespace))
             case _:
                 JOBS[role](log, chosen, stop)
     finally:

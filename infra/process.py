@@ -1,5 +1,6 @@
 """How every command of ours starts and ends: signals ask it to stop, problems become one clear line and an exit code."""
 
+import os
 import signal
 import sys
 import threading
@@ -42,3 +43,6 @@ def run(action: Callable[[], int]) -> int:
         return problem.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does; the rest has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -55,7 +55,7 @@ def without_password(text: str) -> str:
 
 
 def _namespace(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", value):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", value):
         raise BadInput(f"ICCM_NAMESPACE={value!r} is not a topic prefix", "use lower-case letters, digits, - and _")
     return value
 

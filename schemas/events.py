@@ -174,8 +174,8 @@ class Specification:
     policy_digest: str = ""  # of the base model; filled in when the run starts
     implementers: tuple[Implementer, ...] = ()  # filled in from the orchestra when the run starts
     author: Author = Author.ORCHESTRA
-    draft_sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=50))
-    rebuild_sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=80))
+    draft_sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=32))
+    rebuild_sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=48))
     reward: RewardWeights = field(default_factory=RewardWeights)
     learning: Learning = field(default_factory=Learning)
 

@@ -124,7 +124,7 @@ def drawn(
     )
 
 
-def drafted(draw: ApplicationDrawn, draft: int = 0, text: str = "return the list") -> RequirementsDrafted:
+def drafted(draw: ApplicationDrawn, draft: int = 0, text: str = "- return the list") -> RequirementsDrafted:
     return RequirementsDrafted(
         event_id=event_id(RUN, draw.event_id, "requirements", draft),
         recorded_at=draw.recorded_at,

@@ -9,7 +9,7 @@ from trainer.reports import Point
 
 
 def draw(file: Path, points: Sequence[Point], *, ceiling: float, shuffled: Sequence[tuple[int, float]]) -> None:
-    """Write the curve to `file`: rewarded implementers, the unseen one, the ceiling, and training on shuffled rewards."""
+    """Write the curve to `file`: each implementer, the ceiling, and what training on shuffled rewards gave."""
     matplotlib.use("Agg")
     from matplotlib import pyplot  # the backend must be chosen first
 

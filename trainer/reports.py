@@ -7,7 +7,6 @@ from datetime import datetime
 from statistics import fmean, median
 
 from schemas.events import (
-    ApplicationDrawn,
     DraftFailed,
     Event,
     ImplementationFailed,
@@ -83,14 +82,21 @@ def as_plain(points: Sequence[Point]) -> list[dict[str, object]]:
 # ---- where a round's time goes -------------------------------------------------------------------------------------
 
 
-def stage_seconds(facts: Iterable[Event]) -> dict[int, dict[str, float]]:
-    """Per closed train round: seconds from one stage's last fact to the next stage's. Their sum is the round."""
-    ends: dict[int, dict[str, datetime]] = defaultdict(dict)
-    for fact in facts:
+class Stages:
+    """When each stage of each train round wrote its last fact."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, dict[str, datetime]] = defaultdict(dict)
+
+    def add(self, fact: Event) -> None:
         stage, number = _stage(fact)
         if stage is not None:
-            ends[number][stage] = max(fact.recorded_at, ends[number].get(stage, fact.recorded_at))
-    return {number: _gaps(at) for number, at in sorted(ends.items()) if {"opened", "train"} <= at.keys()}
+            ends = self._ends[number]
+            ends[stage] = max(fact.recorded_at, ends.get(stage, fact.recorded_at))
+
+    def seconds(self) -> dict[int, dict[str, float]]:
+        """Per closed round: seconds from one stage's last fact to the next stage's. Their sum is the round."""
+        return {number: _gaps(at) for number, at in sorted(self._ends.items()) if {"opened", "train"} <= at.keys()}
 
 
 def _stage(fact: Event) -> tuple[str | None, int]:
@@ -211,22 +217,27 @@ def _best_gain(texts: Mapping[tuple[int, str], str], rates: Mapping[tuple[int, s
     )
 
 
-def facts_per_kind(facts: Iterable[Event]) -> dict[str, int]:
-    """How many facts of each kind, in the order of a run's life."""
-    order = (
-        RunStarted,
-        RoundOpened,
-        ApplicationDrawn,
-        RequirementsDrafted,
-        DraftFailed,
-        ImplementationWritten,
-        ImplementationFailed,
-        SuiteRan,
-        RewardScored,
-        PolicyUpdated,
-        ValidationCompleted,
-    )
-    counts = dict.fromkeys((kind.__name__ for kind in order), 0)
-    for fact in facts:
-        counts[type(fact).__name__] = counts.get(type(fact).__name__, 0) + 1
-    return {kind: count for kind, count in counts.items() if count}
+# ---- all of it, as facts come in -----------------------------------------------------------------------------------
+
+
+class Story:
+    """What is worth keeping of a run's facts while it is watched: enough for every report, little enough for memory."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.stages = Stages()
+        self.kept: list[Event] = []
+        self._seen: set[str] = set()
+
+    def add(self, fact: Event) -> bool:
+        """Whether the fact is new; a second one with the same id changes nothing."""
+        if fact.event_id in self._seen:
+            return False
+        self._seen.add(fact.event_id)
+        kind = type(fact).__name__
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.stages.add(fact)
+        watched = isinstance(fact, RequirementsDrafted | RewardScored) and fact.purpose is Purpose.VALIDATE
+        if watched or isinstance(fact, RunStarted | PolicyUpdated | ValidationCompleted):
+            self.kept.append(fact)
+        return True

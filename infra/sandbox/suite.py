@@ -19,6 +19,7 @@ class Limits:
     memory_bytes: int = 512 * 1024 * 1024
     processes: int = 32
     file_bytes: int = 16 * 1024 * 1024
+    disk_bytes: int = 64 * 1024 * 1024
     output_bytes: int = 64 * 1024
 
     @property
@@ -56,6 +57,10 @@ class Sandbox(Protocol):
     @property
     def assurance(self) -> str:
         """Which protections hold on this host and which are absent, for example "seccomp+landlock; no namespaces"."""
+
+    @property
+    def environment(self) -> str:
+        """Digest of what a verdict may depend on besides the files: Python, the packages in reach, this code."""
 
     def run(self, suites: Sequence[Suite]) -> list[Judgement]:
         """One judgement per suite, in order."""

@@ -1,0 +1,139 @@
+"""A run from the keyboard: pick the run, start a process per role, watch the log, stop cleanly.
+
+The conductor decides nothing about learning. It may be killed at any moment: roles die with it, the next one goes on.
+"""
+
+import fcntl
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from infra.log import Log
+from infra.problems import Busy, ServiceUnavailable
+from infra.specification import as_text
+from infra.supervisor import Change, Supervisor
+from schemas.events import (
+    Event,
+    Offset,
+    PolicyUpdated,
+    RoundOpened,
+    RunEnded,
+    RunStarted,
+    Specification,
+    ValidationCompleted,
+)
+from schemas.topics import KINDS as ALL_KINDS
+from trainer.runs import Run, abandoned, choose, runs
+
+KINDS = (RunStarted, RoundOpened, PolicyUpdated, ValidationCompleted, RunEnded)
+
+Show = Callable[[Event], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The run this command drives, and where on the log it begins."""
+
+    run_id: str
+    start: tuple[Offset, ...]
+
+
+@contextmanager
+def sole_conductor(home: Path) -> Iterator[None]:
+    """One conductor per home. A second one is refused at once; the lock falls with the process, however it dies."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "conductor.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            raise Busy(
+                f"another iccm command is driving a run in {home}",
+                "wait for it, stop it with Ctrl-C, or set ICCM_HOME to another folder",
+            ) from held
+        yield
+
+
+def runs_on(log: Log) -> list[Run]:
+    """Every run on the log."""
+    return runs(record.event for record in log.replay(KINDS) if record.event is not None)
+
+
+def choose_run(log: Log, specification: Specification, now: datetime, say: Say) -> Chosen:
+    """Resume the newest open run with an equal specification; end every other open one as abandoned."""
+    choice = choose(runs_on(log), specification)
+    log.publish([abandoned(run, now) for run in choice.abandon])
+    for run in choice.abandon:
+        say(f"run {_short(run.started.run_id)} had another specification and is ended as abandoned")
+    if choice.resume is None:
+        return Chosen(str(uuid.uuid4()), log.end_offsets())
+    started = choice.resume.started
+    say(f"run {_short(started.run_id)} goes on after round {choice.resume.rounds}")
+    return Chosen(started.run_id or "", started.offsets)
+
+
+def role_commands(home: Path, run_id: str, specification: Specification) -> dict[str, list[str]]:
+    """One process per role, in the order they start."""
+    file = home / "runs" / f"{run_id}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(as_text(specification))
+    python = [sys.executable, "-m"]
+    return {
+        "trainer": [*python, "trainer", "train", run_id, "--specification", str(file)],
+        "requirements": [*python, "consumers", "requirements"],
+        "implement": [*python, "consumers", "implement"],
+        "run_tests": [*python, "consumers", "run_tests"],
+        "rewards": [*python, "streams"],
+        "project": [*python, "consumers", "project"],
+    }
+
+
+def conduct(
+    log: Log,
+    chosen: Chosen,
+    commands: Mapping[str, Sequence[str]],
+    *,
+    home: Path,
+    environment: Mapping[str, str],
+    stop: Callable[[], bool],
+    show: Show,
+    say: Say,
+) -> RunEnded | None:
+    """Keep every role alive until the run has ended, or `stop()`: then None. No process outlives this call."""
+    supervisor = Supervisor(commands, home / "logs", environment)
+    try:
+        return _watch(log, chosen, supervisor, stop, show, say)
+    finally:
+        supervisor.stop()
+
+
+def _watch(
+    log: Log, chosen: Chosen, supervisor: Supervisor, stop: Callable[[], bool], show: Show, say: Say
+) -> RunEnded | None:
+    for batch in log.follow(ALL_KINDS, start=chosen.start, stop=stop):
+        for change in supervisor.poll():
+            _report(change, say)
+        for event in (record.event for record in batch):
+            if event is not None and event.run_id == chosen.run_id:
+                show(event)
+                if isinstance(event, RunEnded):
+                    return event
+    return None
+
+
+def _report(change: Change, say: Say) -> None:
+    match change.what:
+        case "died":
+            say(f"{change.role} died with {change.code}; see {change.log}")
+        case "restarted":
+            say(f"{change.role} is running again")
+        case "gave up":
+            raise ServiceUnavailable(f"{change.role} ended with {change.code} and cannot go on", f"see {change.log}")
+
+
+def _short(run_id: str | None) -> str:
+    return (run_id or "")[:8]
