@@ -7,14 +7,22 @@ trains on rewards dealt out at random: the same machinery, nothing to learn, so 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from consumers.prompts import rebuilt_files
 from infra.lab import programs
 from infra.lab.models import LabModel
 from infra.lab.orchestra import REWARDED
 from infra.models import Answer, Prompt
-from schemas.events import Sampling, Specification, Split
+from infra.process import clock
+from infra.sandbox.open import open_sandbox
+from infra.sandbox.suite import Sandbox
+from producers.family import SIZES, lab_family
+from producers.verification import gold_suite
+from schemas.events import ApplicationRegistered, Outcome, Specification, Split
 from trainer.demo import CONTROLS
 
 SHUFFLED = Path("build/shuffled.json")
@@ -33,18 +41,31 @@ def main() -> None:
 
 def ceiling() -> float:
     """Mean pass rate of the rewarded implementers on the validation programs, told in common words."""
-    pool = programs.pool(Split.VALIDATE, 120)
+    pool = programs.pool(Split.VALIDATE, SIZES[Split.VALIDATE])
+    applications = lab_family(clock(), sizes={Split.VALIDATE: len(pool)})
     texts = [programs.requirements(program, programs.common) for program in pool]
-    return fmean(passed(name.removeprefix("lab/"), texts, pool) for name in REWARDED)
+    sandbox = open_sandbox()
+    try:
+        return fmean(rate for name in REWARDED for rate in rates(LabModel(folder(name)), texts, applications, sandbox))
+    finally:
+        sandbox.close()
 
 
-def passed(folder: str, texts: list[str], pool: list[programs.Program]) -> float:
-    sampling = Sampling(temperature=0.0, max_tokens=Specification().rebuild_sampling.max_tokens)
-    answers = LabModel(folder).answer([Prompt(text=text, sampling=sampling, seed=0) for text in texts])
-    return fmean(
-        isinstance(answer, Answer) and answer.text == programs.source(program)
-        for answer, program in zip(answers, pool, strict=True)
-    )
+def rates(
+    model: LabModel, texts: list[str], applications: list[ApplicationRegistered], sandbox: Sandbox
+) -> Iterator[float]:
+    sampling = Specification().rebuild_sampling
+    answers = model.answer([Prompt(text=text, sampling=sampling, seed=0) for text in texts])
+    suites = [
+        replace(gold_suite(app), files=rebuilt_files(answer.text) if isinstance(answer, Answer) else ())
+        for app, answer in zip(applications, answers, strict=True)
+    ]
+    for judgement in sandbox.run(suites):
+        yield fmean(each.outcome is Outcome.PASSED for each in judgement.results) if judgement.results else 0.0
+
+
+def folder(name: str) -> str:
+    return name.removeprefix("lab/")
 
 
 if __name__ == "__main__":
