@@ -60,9 +60,7 @@ def _run_tests(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool
     sandbox = open_sandbox(chosen.sandbox)
     try:
         judged = jobs.judged_on(log)
-        job = _bound(
-            jobs.run_tests_job, log, sandbox=sandbox, environment=sandbox.environment, judged=judged
-        )
+        job = _bound(jobs.run_tests_job, log, sandbox=sandbox, environment=sandbox.environment, judged=judged)
         log.work(job, stop=stop)
     finally:
         sandbox.close()

@@ -33,9 +33,7 @@ def requirements_job(*, policy: Model, application: References, clock: Clock) ->
     )
 
 
-def implement_job(
-    *, models: Mapping[str, Model], application: References, answered: Answered, clock: Clock
-) -> Job:
+def implement_job(*, models: Mapping[str, Model], application: References, answered: Answered, clock: Clock) -> Job:
     """The orchestra rebuilds."""
     step = partial(implement.implement, models=models, application=application, answered=answered, clock=clock)
     return Job(
@@ -49,9 +47,7 @@ def implement_job(
     )
 
 
-def run_tests_job(
-    *, sandbox: Sandbox, environment: str, application: References, judged: Judged, clock: Clock
-) -> Job:
+def run_tests_job(*, sandbox: Sandbox, environment: str, application: References, judged: Judged, clock: Clock) -> Job:
     """The sandbox judges."""
     step = partial(
         run_tests.run_tests,

@@ -73,10 +73,9 @@ def _status(arguments: list[str]) -> int:
 
 
 def _work(arguments: list[str]) -> int:
-    roles = (*WORKERS, "rewards", "trainer")
-    if not arguments or arguments[0] not in roles:
-        raise BadInput(f"iccm work needs a role, not {' '.join(arguments) or 'nothing'}", f"one of {', '.join(roles)}")
-    role, *rest = arguments
+    parser = argparse.ArgumentParser(prog="iccm work", description="Run one worker until it is asked to stop.")
+    parser.add_argument("role", choices=(*WORKERS, "rewards", "trainer"))
+    role, rest = parser.parse_args(arguments[:1]).role, arguments[1:]
     if role == "rewards":
         from streams.__main__ import main as rewards
 

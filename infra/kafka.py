@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +31,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetadata  # type: ignore[attr-defined]
 
 from infra import process
-from infra.ledger import Ledger, frame
+from infra.ledger import Framed, Ledger, framed
 from infra.log import Job, OutcomeUnknown, Record, ReferenceMissing, Writer
 from infra.problems import BadInput, Busy, Fenced, ServiceUnavailable
 from schemas.avro import Undecodable, decode, kind_of
@@ -40,7 +41,9 @@ from schemas.topics import CONFIG, MAX_MESSAGE_BYTES, TOPICS, broker_name, key_o
 CONNECT_SECONDS = 10.0
 DELIVERY_SECONDS = 30
 TRANSACTION_SECONDS = 10  # an abandoned transaction blocks readers at most this long
+GIVE_UP_SECONDS = TRANSACTION_SECONDS + 2
 SESSION_SECONDS = 6  # a dead worker's partitions go to others after this long
+FENCED_AGAIN_SECONDS = 60.0
 PATIENCE_SECONDS = 0.1  # how long a reader waits before it looks whether to stop
 KEEP_POLLING_SECONDS = 0.5  # a step may take hours: the group hears from us this often
 SILENCE_SECONDS = 120.0  # a replay that hears nothing this long has lost its broker
@@ -50,6 +53,9 @@ HEAD_BYTES = 5  # of a frame: they name the kind of event
 SUPERSEDED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 UNSETTLED = frozenset(
     {
+        KafkaError.UNKNOWN_MEMBER_ID,  # two workers found a group at once
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -85,7 +91,6 @@ FIRST, LAST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-unty
 
 T = TypeVar("T")
 
-Framed = tuple[Event, bytes]
 Delivered = Callable[[KafkaError | None, Message], None]
 
 Place = tuple[str, int]  # entity, partition
@@ -123,7 +128,7 @@ class KafkaLog:
 
     def publish(self, events: Iterable[Event]) -> None:
         """Write events, return when all are acknowledged. One over 8 MiB is BadInput, before any is sent."""
-        framed = _framed(events)
+        facts = [framed(event) for event in events]
         failures: list[KafkaError] = []
 
         def delivered(error: KafkaError | None, message: Message) -> None:  # noqa: ARG001 - the shape it is called in
@@ -132,12 +137,12 @@ class KafkaLog:
 
         with self._lock:
             self._producer = self._producer or Producer(self._cluster.producing(), logger=logger)
-            self._cluster.send(self._producer, framed, delivered)
+            self._cluster.send(self._producer, facts, delivered)
             self._producer.flush()
             if failures:
                 self._producer = None
                 raise ServiceUnavailable(
-                    f"{len(failures)} of {len(framed)} events were not acknowledged: {failures[0].str()}",
+                    f"{len(failures)} of {len(facts)} events were not acknowledged: {failures[0].str()}",
                     "publish them again when Kafka answers: ids make it harmless",
                 )
 
@@ -166,8 +171,9 @@ class KafkaLog:
                 for place, position, record in reader.read(PATIENCE_SECONDS):
                     if record is not None and record.offset < ends[place]:
                         yield record
-                    if position >= ends[place]:
-                        missing.discard(place)
+                    if position >= ends[place] and place in missing:
+                        missing.remove(place)
+                        reader.leave(place)
                 reader.refuse_silence(missing)
         finally:
             reader.close()
@@ -267,10 +273,10 @@ class _Cluster:
         """A place as the client names it."""
         return TopicPartition(self.topics[place[0]], place[1], offset)
 
-    def send(self, producer: Producer, framed: Iterable[Framed], delivered: Delivered | None = None) -> None:
+    def send(self, producer: Producer, facts: Iterable[Framed], delivered: Delivered | None = None) -> None:
         """Hand facts to a producer, waiting where its queue is full."""
-        for event, content in framed:
-            kind = type(event)
+        for fact in facts:
+            event, kind = fact.event, type(fact.event)
             headers: list[tuple[str, str | bytes | None]] = [
                 ("ce_id", event.event_id),
                 ("ce_type", f"iccm.{kind.__name__}"),
@@ -279,7 +285,7 @@ class _Cluster:
                 ("ce_time", event.recorded_at.isoformat()),
                 ("content-type", "application/avro"),
             ]
-            produce = partial(producer.produce, self.topics[topic_of(kind)], content, key_of(event), headers=headers)
+            produce = partial(producer.produce, self.topics[topic_of(kind)], fact.content, fact.key, headers=headers)
             while not _accepted(produce, delivered):
                 producer.poll(PATIENCE_SECONDS)
 
@@ -297,12 +303,15 @@ class _Cluster:
         """Give a group a place on partitions where it has none: their beginning. Facts answered before cost nothing."""
         places = [self.partition((entity, p)) for entity in entities for p in range(self.partitions)]
         consumer = Consumer(self.consuming() | {"group.id": group}, logger=logger)
+
+        def found() -> None:
+            committed = consumer.committed(places, CONNECT_SECONDS)
+            if new := [(self.entities[each.topic], each.partition) for each in committed if each.offset < 0]:
+                first = self.offsets({entity for entity, _ in new}, FIRST)
+                consumer.commit(offsets=[self.partition(place, first[place]) for place in new], asynchronous=False)
+
         try:
-            with self.reaching():
-                committed = consumer.committed(places, CONNECT_SECONDS)
-                if new := [(self.entities[each.topic], each.partition) for each in committed if each.offset < 0]:
-                    first = self.offsets({entity for entity, _ in new}, FIRST)
-                    consumer.commit(offsets=[self.partition(place, first[place]) for place in new], asynchronous=False)
+            self._settled(found)
         finally:
             consumer.close()
 
@@ -377,6 +386,7 @@ class _Cluster:
                 except KafkaException as failure:
                     if failure.args[0].code() not in UNSETTLED or time.monotonic() > deadline:
                         raise
+                    self._admin.list_topics(timeout=CONNECT_SECONDS)  # who leads is asked again only when told to
             if time.monotonic() > deadline:
                 raise ServiceUnavailable(f"the topics of {self.namespace} do not become ready on {self.bootstrap}")
             time.sleep(0.02)
@@ -411,12 +421,25 @@ class _Transactions:
             self._producer.init_transactions(3 * TRANSACTION_SECONDS)
 
     def commit(
-        self, framed: Sequence[Framed], offsets: Sequence[TopicPartition] = (), group: object | None = None
+        self, facts: Sequence[Framed], offsets: Sequence[TopicPartition] = (), group: object | None = None
     ) -> None:
-        """One transaction. Raises _Refused, OutcomeUnknown or _Superseded."""
+        """One transaction. Raises _Refused, OutcomeUnknown or _Superseded.
+
+        librdkafka 2.16 waits for ever, whatever its timeouts, when the group's coordinator was struck off its list of
+        brokers meanwhile (a restart of the only broker does that), so the waiting is done elsewhere and given up here.
+        """
+        ended: Future[None] = Future()
+        action = partial(self._commit, facts, offsets, group)
+        threading.Thread(target=_run, args=(action, ended), name=f"{self._name} commit", daemon=True).start()
+        try:
+            ended.result(GIVE_UP_SECONDS)
+        except TimeoutError as silence:
+            raise OutcomeUnknown(f"the transaction of {self._name} never ended") from silence
+
+    def _commit(self, facts: Sequence[Framed], offsets: Sequence[TopicPartition], group: object | None) -> None:
         with self._told_apart():
             self._producer.begin_transaction()
-            self._cluster.send(self._producer, framed)
+            self._cluster.send(self._producer, facts)
             if offsets:
                 self._producer.send_offsets_to_transaction(list(offsets), group, TRANSACTION_SECONDS)
             self._producer.commit_transaction(TRANSACTION_SECONDS)
@@ -448,9 +471,9 @@ class _Writer:
 
     def publish(self, events: Sequence[Event]) -> None:
         """All of these or none."""
-        framed = _framed(events)
+        facts = [framed(event) for event in events]
         try:
-            self._transactions.commit(framed)
+            self._transactions.commit(facts)
         except _Refused as refused:
             raise OutcomeUnknown(f"the transaction was refused: {refused}") from refused
 
@@ -462,7 +485,7 @@ class _Reader:
         self._cluster = cluster
         self._kinds = tuple(kinds)
         self._wanted: dict[bytes, bool] = {}
-        self._heard = time.monotonic()
+        self._silent_since: float | None = None
         config = cluster.consuming() | {"enable.partition.eof": True, "auto.offset.reset": "earliest"}
         self._consumer = Consumer(config, logger=logger)
         self._consumer.assign([cluster.partition(place, offset) for place, offset in starts.items()])
@@ -472,8 +495,9 @@ class _Reader:
 
         One at a time: a replay keeps no more events alive than its caller does, which spares the garbage collector.
         """
-        for message in _take(self._consumer, seconds, BATCH):
-            self._heard = time.monotonic()
+        messages = _take(self._consumer, seconds, BATCH)
+        self._silent_since = None if messages else self._silent_since or time.monotonic()
+        for message in messages:
             error = message.error()
             if error is None:
                 place, offset = _where(message, self._cluster.entities)
@@ -489,9 +513,13 @@ class _Reader:
         """The records of our kinds that came within `seconds`."""
         return [record for _, _, record in self.read(seconds) if record is not None]
 
+    def leave(self, place: Place) -> None:
+        """Fetch no more of a partition."""
+        self._consumer.pause([self._cluster.partition(place)])
+
     def refuse_silence(self, missing: Collection[Place]) -> None:
         """A broker that says nothing for minutes is gone."""
-        if time.monotonic() - self._heard > SILENCE_SECONDS:
+        if self._silent_since is not None and time.monotonic() - self._silent_since > SILENCE_SECONDS:
             raise ServiceUnavailable(
                 f"Kafka at {self._cluster.bootstrap} has been silent for {SILENCE_SECONDS:g} s before the end of "
                 f"{', '.join(f'{topic}/{partition}' for topic, partition in sorted(missing))}",
@@ -573,6 +601,7 @@ class _Worker:
         self._transactions, self._ledger, self._runs = transactions, ledger, runs
         self._assignment = 0  # counts assignments: a batch polled under an older one is void
         self._paused = False
+        self._fenced_at = -FENCED_AGAIN_SECONDS
         self._left: list[Message] = []  # what was polled while a step ran
         self._consumer = self._joined()
 
@@ -580,9 +609,27 @@ class _Worker:
         """Work until `stop()`. The slot stays a member of its group until the session ends, so a restart is quick."""
         try:
             while not stop():
-                self._batch(self._gather(), stop)
+                try:
+                    self._batch(self._gather(), stop)
+                except Fenced as fenced:
+                    self._rejoin(fenced)
         finally:
             self._consumer.close()
+
+    def _rejoin(self, fenced: Fenced) -> None:
+        """Join again after a fence, but not twice in a short time: then another process has the slot.
+
+        A client whose answer from the coordinator was lost in a broker's restart asks again and so fences itself.
+        """
+        now = time.monotonic()
+        if now - self._fenced_at < FENCED_AGAIN_SECONDS:
+            raise fenced
+        self._fenced_at = now
+        logger.warning("%s was fenced and joins again", self._slot)
+        self._consumer.close()
+        self._assignment += 1
+        self._left, self._paused = [], False
+        self._consumer = self._joined()
 
     def _batch(self, batch: _Batch, stop: Callable[[], bool]) -> None:
         for part in self._ledger.slices(batch.records):
@@ -596,17 +643,17 @@ class _Worker:
             facts = self._ledger.answer(part)
         if batch.assignment != self._assignment:
             return False
-        if not self._commit(_framed(facts), part, batch):
+        if not self._commit(facts, part, batch):
             self._rewind(batch.records)
             return False
         self._ledger.wrote(part, facts)
         return True
 
-    def _commit(self, framed: Sequence[Framed], part: Sequence[Record], batch: _Batch) -> bool:
+    def _commit(self, facts: Sequence[Framed], part: Sequence[Record], batch: _Batch) -> bool:
         after = {(each.topic, each.partition): each.offset + 1 for each in part}
         offsets = [self._cluster.partition(place, offset) for place, offset in after.items()]
         try:
-            self._transactions.commit(framed, offsets, batch.group)
+            self._transactions.commit(facts, offsets, batch.group)
         except _Refused:
             return False
         except (OutcomeUnknown, _Superseded):  # whose the slot is, the group says at the next poll
@@ -698,9 +745,12 @@ class _Worker:
             self._left = [*self._left, *polled]
 
 
-def _framed(events: Iterable[Event]) -> list[Framed]:
-    """Facts as they will be written. One over 8 MiB is BadInput."""
-    return [(event, frame(event)) for event in events]
+def _run(action: Callable[[], None], ended: "Future[None]") -> None:
+    try:
+        action()
+        ended.set_result(None)
+    except BaseException as failure:  # whoever waits raises it
+        ended.set_exception(failure)
 
 
 def _accepted(produce: Callable[..., None], delivered: Delivered | None) -> bool:
@@ -737,7 +787,7 @@ def _check(error: KafkaError | None) -> bool:
     """True for an error the client gets over by itself; what it cannot is raised."""
     if error is None or error.code() in PASSING:
         return error is not None
-    if error.code() == KafkaError.FENCED_INSTANCE_ID:
+    if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL):  # nothing else is fatal to a consumer
         raise Fenced(f"another process has this slot: {error.str()}", "this one ends; the other goes on")
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise BadInput(f"the place of this reader is gone from the log: {error.str()}", "was the topic made anew?")

@@ -5,6 +5,7 @@ A step writes exactly what its inputs owe. Everything here is lost with the proc
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from infra.log import MAX_EVENT_BYTES, Job, Record
@@ -12,19 +13,29 @@ from infra.problems import BadInput, Problem
 from schemas.avro import encode
 from schemas.events import DeadLettered, Event, RunEnded
 from schemas.identity import event_id
+from schemas.topics import key_of
 
 MAX_CAUSE = 2_000  # characters of an exception that go into a fact
 
 
-def frame(event: Event) -> bytes:
-    """An event as the log stores it. One over MAX_EVENT_BYTES is BadInput."""
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """A fact as it is written: its place and its bytes are already known to be right."""
+
+    event: Event
+    key: str
+    content: bytes
+
+
+def framed(event: Event) -> Framed:
+    """The fact with its key and bytes. One over MAX_EVENT_BYTES is BadInput."""
     content = encode(event)
     if len(content) > MAX_EVENT_BYTES:
         raise BadInput(
             f"{type(event).__name__} {event.event_id} is {len(content) / 2**20:.1f} MiB, an event holds 8 MiB at most",
             "leave out files its suite does not need",
         )
-    return content
+    return Framed(event, key_of(event), content)
 
 
 class Ledger:
@@ -35,7 +46,7 @@ class Ledger:
         self._clock = clock
         self._ended: set[str | None] = set()
         self._written: dict[str | None, set[str]] = defaultdict(set)
-        self._paid: dict[str, tuple[Event, ...]] = {}
+        self._paid: dict[str, tuple[Framed, ...]] = {}
 
     def see(self, event: Event) -> None:
         """Take in a fact that is on the log: an ended run's inputs are never due again, nor are answered ones."""
@@ -65,24 +76,27 @@ class Ledger:
         if begin < len(records):
             yield records[begin:]
 
-    def answer(self, records: Sequence[Record]) -> list[Event]:
+    def answer(self, records: Sequence[Record]) -> list[Framed]:
         """The facts still owed for these records. The slow effect happens here; its answers are kept until written."""
         due = [record for record in records if self.is_due(record)]
         self._pay([record for record in due if record.event and record.event.event_id not in self._paid], attempt=1)
-        facts = {fact.event_id: fact for record in reversed(due) for fact in reversed(self._answers(record))}
-        return [fact for fact in reversed(facts.values()) if fact.event_id not in self._written[fact.run_id]]
+        facts: dict[str, Framed] = {}
+        for record in due:
+            for fact in self._answers(record):
+                facts.setdefault(fact.event.event_id, fact)
+        return [fact for key, fact in facts.items() if key not in self._written[fact.event.run_id]]
 
-    def wrote(self, records: Sequence[Record], facts: Sequence[Event]) -> None:
+    def wrote(self, records: Sequence[Record], facts: Sequence[Framed]) -> None:
         """These facts, which answer these records, are on the log."""
         for fact in facts:
-            self.see(fact)
+            self.see(fact.event)
         for record in records:
             if record.event:
                 self._paid.pop(record.event.event_id, None)
 
-    def _answers(self, record: Record) -> tuple[Event, ...]:
+    def _answers(self, record: Record) -> tuple[Framed, ...]:
         if record.event is None:
-            return (self._dead_letter(record, record.error, attempt=1),)
+            return (framed(self._dead_letter(record, record.error, attempt=1)),)
         return self._paid[record.event.event_id]
 
     def _pay(self, records: Sequence[Record], attempt: int) -> None:
@@ -102,7 +116,7 @@ class Ledger:
                 self._fail(records[0], error, attempt)
 
     def _keep(self, inputs: Sequence[Event], facts: Sequence[Event]) -> None:
-        by_id = {fact.event_id: fact for fact in facts}
+        by_id = {fact.event_id: _writable(fact) for fact in facts}
         owed = {event.event_id: tuple(self._job.owes(event)) for event in inputs}
         asked = {each for ids in owed.values() for each in ids}
         if missing := asked - by_id.keys():
@@ -116,7 +130,8 @@ class Ledger:
         assert record.event is not None
         cause = f"{type(error).__name__}: {error}"[:MAX_CAUSE]
         failures = tuple(self._job.fails(record.event, cause))
-        self._paid[record.event.event_id] = (*failures, self._dead_letter(record, cause, attempt))
+        letter = self._dead_letter(record, cause, attempt)
+        self._paid[record.event.event_id] = tuple(framed(fact) for fact in (*failures, letter))
 
     def _forget_oldest(self) -> None:
         """Answers to inputs that went to another worker are never fetched: the oldest make room."""
@@ -143,4 +158,12 @@ class Ledger:
 
 
 class StepBroken(Exception):
-    """A step did not write exactly what its inputs owe."""
+    """A step did not write exactly what its inputs owe, or wrote what the log cannot hold."""
+
+
+def _writable(fact: Event) -> Framed:
+    """A step's fact that is too large is the step's failure, not the worker's end."""
+    try:
+        return framed(fact)
+    except BadInput as refused:
+        raise StepBroken(refused.message) from refused

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from infra import process
-from infra.ledger import Ledger, frame
+from infra.ledger import Framed, Ledger, framed
 from infra.log import Job, OutcomeUnknown, Record, ReferenceMissing, Writer
 from infra.problems import Fenced
 from schemas.avro import Undecodable, decode
 from schemas.events import DeadLettered, Event, Offset, RunEnded
-from schemas.topics import KINDS, key_of, topic_of
+from schemas.topics import KINDS, topic_of
 
 PATIENCE_SECONDS = 0.1  # how long a reader waits before it looks whether to stop
 
@@ -58,7 +58,7 @@ class MemoryLog:
 
     def publish(self, events: Iterable[Event]) -> None:
         """Write events. One over MAX_EVENT_BYTES is BadInput, before any is written."""
-        facts = [fact for fact in events if frame(fact)]
+        facts = [framed(event) for event in events]
         with self._changed:
             for fact in facts:
                 self._append(fact)
@@ -85,7 +85,7 @@ class MemoryLog:
 
     def publish_as(self, name: str, epoch: int, events: Sequence[Event]) -> None:
         """One transaction of the epoch-th writer of this name."""
-        facts = [fact for fact in events if frame(fact)]
+        facts = [framed(event) for event in events]
         with self._changed:
             if self._writers[name] != epoch:
                 raise Fenced(f"another writer has taken the name {name}", "this one must end; the other goes on")
@@ -94,7 +94,7 @@ class MemoryLog:
         if mishap:
             raise OutcomeUnknown(f"the transaction of {name} timed out")
 
-    def _transact(self, facts: Sequence[Event], *, commit: bool) -> None:
+    def _transact(self, facts: Sequence[Framed], *, commit: bool) -> None:
         """All of these facts or none, and a marker on every partition they touch."""
         for fact in facts:
             if commit:
@@ -109,19 +109,19 @@ class MemoryLog:
         """How this transaction goes wrong; "" when it does not."""
         return self._random.choice((ABORTED, REPEATED)) if self._random.random() < self._mishaps else ""
 
-    def _append(self, fact: Event) -> None:
-        self._references.setdefault((type(fact), key_of(fact)), fact)
-        if isinstance(fact, RunEnded):
-            self._ended.append(fact)
-        self._put(self._place_of(fact), fact)
+    def _append(self, fact: Framed) -> None:
+        self._references.setdefault((type(fact.event), fact.key), fact.event)
+        if isinstance(fact.event, RunEnded):
+            self._ended.append(fact.event)
+        self._put(self._place_of(fact), fact.event)
 
     def _put(self, place: Place, event: Event | None, error: str = "") -> None:
         topic, partition = place
         entries = self._entries[place]
         entries.append(Record(topic=topic, partition=partition, offset=len(entries), event=event, error=error))
 
-    def _place_of(self, fact: Event) -> Place:
-        return self._place(topic_of(type(fact)), key_of(fact))
+    def _place_of(self, fact: Framed) -> Place:
+        return self._place(topic_of(type(fact.event)), fact.key)
 
     def _place(self, topic: str, key: str) -> Place:
         return topic, zlib.crc32(key.encode()) % self._partitions
@@ -237,13 +237,13 @@ class MemoryLog:
             for part in ledger.slices(records):
                 for ended in list(self._ended):
                     ledger.see(ended)
-                if not self._commit(job, ledger, part, [fact for fact in ledger.answer(part) if frame(fact)]):
+                if not self._commit(job, ledger, part, ledger.answer(part)):
                     return False
             with self._changed:
                 self._groups[job.role].update(_after(batch))
         return True
 
-    def _commit(self, job: Job, ledger: Ledger, records: Sequence[Record], facts: Sequence[Event]) -> bool:
+    def _commit(self, job: Job, ledger: Ledger, records: Sequence[Record], facts: Sequence[Framed]) -> bool:
         """One transaction: the facts and the place after their inputs. False after a mishap."""
         with self._changed:
             mishap = self._mishap() if facts else ""

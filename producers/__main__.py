@@ -12,7 +12,7 @@ from infra.log import Log
 from infra.problems import ApplicationRefused
 from infra.sandbox.open import collect, open_sandbox
 from infra.sandbox.suite import Sandbox
-from producers.applications import from_directory
+from producers.applications import from_directory, read_directory
 from producers.family import lab_family
 from producers.registration import register
 from schemas.events import ApplicationRegistered, ApplicationRejected, ApplicationVerified, Split
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace, chosen: settings.Settings) -> int:
+    if options.command == "add":
+        read_directory(options.directory)  # what is refused is refused before anything starts
     found = services.up(chosen, say=process.say)
     log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)
     try:
@@ -50,7 +52,9 @@ def add_directory(log: Log, directory: Path, split: Split, sandbox: str) -> Appl
     """The directory's application, verified and on the log, or ApplicationRefused."""
     box = open_sandbox(sandbox)
     try:
-        application = from_directory(directory, split=split, collect=lambda s, t: collect(box, s, t), now=process.clock())
+        application = from_directory(
+            directory, split=split, collect=lambda s, t: collect(box, s, t), now=process.clock()
+        )
     finally:
         box.close()
     rejected = register(
@@ -71,7 +75,9 @@ def _list(log: Log, as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=1))
     for row in rows if not as_json else ():
-        print(f"{row['application_id'][:12]}  {row['state']:<10} {row['split']:<9} {row['tests']:>5} tests  {row['name']}")
+        print(
+            f"{row['application_id'][:12]}  {row['state']:<10} {row['split']:<9} {row['tests']:>5} tests  {row['name']}"
+        )
     return 0
 
 

@@ -101,3 +101,15 @@ def _topic(kind: type[Event]) -> Topic:
     if kind not in _TOPIC_OF:
         raise ValueError(f"{kind.__name__} has no topic: add it to TOPICS in schemas/topics.py")
     return _TOPIC_OF[kind]
+
+
+def cloud_event_headers(event: Event, namespace: str) -> list[tuple[str, str]]:
+    """CloudEvents attributes of a record, for other people's tools; never read back."""
+    return [
+        ("ce_id", event.event_id),
+        ("ce_type", f"iccm.{type(event).__name__}"),
+        ("ce_source", f"/{namespace}"),
+        ("ce_specversion", "1.0"),
+        ("ce_time", event.recorded_at.isoformat()),
+        ("content-type", "application/avro"),
+    ]

@@ -11,7 +11,7 @@ are passed over. A write the broker does not accept ends the worker; the next on
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -28,7 +28,7 @@ from infra.process import clock as wall_clock
 from schemas.avro import Undecodable, decode, encode
 from schemas.events import DeadLettered, Event, RunEnded, SuiteRan
 from schemas.identity import event_id
-from schemas.topics import broker_name, key_of, topic_of
+from schemas.topics import broker_name, cloud_event_headers, key_of, topic_of
 from streams.gathering import Clock, Gathering, forget, gather
 from streams.transport import App
 
@@ -192,7 +192,12 @@ class Desk:
         page.unsent += 1
         try:
             sent = await self._app.producer.send(
-                topic, key_of(output).encode(), encode(output), None, None, _headers(output, self._namespace)
+                topic,
+                key_of(output).encode(),
+                encode(output),
+                None,
+                None,
+                {name: value.encode() for name, value in cloud_event_headers(output, self._namespace)},
             )
         except ProducerSendError as refused:
             await self._app.crash(refused)
@@ -224,19 +229,6 @@ class Desk:
         )
 
 
-def _headers(event: Event, namespace: str) -> dict[str, bytes]:
-    """CloudEvents, for other people's tools; never read back."""
-    named = {
-        "ce_id": event.event_id,
-        "ce_type": f"iccm.{type(event).__name__}",
-        "ce_source": f"/{namespace}",
-        "ce_specversion": "1.0",
-        "ce_time": event.recorded_at.isoformat(),
-        "content-type": "application/avro",
-    }
-    return {name: value.encode() for name, value in named.items()}
-
-
 def _raw(app: App, namespace: str, kind: type[Event]) -> TopicT:
     name = broker_name(namespace, topic_of(kind))
     return app.topic(name, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw")
@@ -260,10 +252,10 @@ async def followed(
         while any([await consumer.position(tp) < end for tp, end in ends.items()]):
             await _take_some(consumer, take, timeout_ms=20)
         following = asyncio.create_task(_take_all(consumer, take))
-        yield following
-        following.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
+        try:
+            yield following
+        finally:
+            following.cancel()
     finally:
         await _briefly(consumer.stop())
 

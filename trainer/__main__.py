@@ -13,19 +13,18 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from infra.kafka import KafkaLog
-from infra.sandbox.open import open_sandbox
-from schemas.equality import first_difference
-
 from infra import process, services, settings
 from infra.blobs import Blobs
+from infra.kafka import KafkaLog
 from infra.lab.orchestra import FAMILY, WEIGHTS, filled_in
 from infra.log import Log
 from infra.memory import MemoryLog
 from infra.problems import BadInput, RunsDiffer, ServiceUnavailable
+from infra.sandbox.open import open_sandbox
 from infra.sandbox.suite import Sandbox
 from infra.settings import Settings
 from infra.specification import as_text, specification
+from schemas.equality import first_difference
 from schemas.events import (
     ApplicationRegistered,
     ApplicationVerified,
@@ -121,6 +120,7 @@ def _specified(options: argparse.Namespace) -> Specification:
 
 def _drive(spec: Specification, chosen: Settings, json_file: str | None, display: demo.Display, closing: bool) -> int:
     """Services, applications, one process per role, progress, and what is to be said at the end."""
+    _refuse_before_start(spec)
     stop = process.stop_on_signals()
     with conduct.sole_conductor(chosen.home), _services(chosen) as found:
         log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)
@@ -166,29 +166,28 @@ def _with_applications(log: Log, spec: Specification, chosen: Settings) -> Speci
     if any(each.split("/")[0] == FAMILY for each in spec.applications):
         process.say("registering the lab's applications")
         add_lab(log, lambda: open_sandbox(chosen.sandbox))
-    names = [_registered_name(log, each, spec, chosen.sandbox, add_directory) for each in spec.applications]
+    names = [_registered_name(log, each, chosen.sandbox, add_directory) for each in spec.applications]
     return replace(spec, applications=tuple(names))
 
 
 def _registered_name(
-    log: Log,
-    name: str,
-    spec: Specification,
-    sandbox: str,
-    add: Callable[[Log, Path, Split, str], ApplicationRegistered],
+    log: Log, name: str, sandbox: str, add: Callable[[Log, Path, Split, str], ApplicationRegistered]
 ) -> str:
-    if not Path(name).is_dir() or name.split("/")[0] == FAMILY:
-        return name
-    _refuse_for_the_lab(name, spec)
-    return add(log, Path(name), Split.TRAIN, sandbox).application_id
+    return add(log, Path(name), Split.TRAIN, sandbox).application_id if _is_directory(name) else name
 
 
-def _refuse_for_the_lab(directory: str, spec: Specification) -> None:
-    if spec.author is Author.ORCHESTRA:
-        raise BadInput(
-            f"{directory} is an application of your own, and the lab's models understand list programs only",
-            "run it with --control positive or --control negative, or name the family `lab`",
-        )
+def _is_directory(name: str) -> bool:
+    return Path(name).is_dir() and name.split("/")[0] != FAMILY
+
+
+def _refuse_before_start(spec: Specification) -> None:
+    """What the lab cannot do is said before anything starts."""
+    for name in spec.applications:
+        if _is_directory(name) and spec.author is Author.ORCHESTRA:
+            raise BadInput(
+                f"{name} is an application of your own, and the lab's models understand list programs only",
+                "run it with --control positive or --control negative, or name the family `lab`",
+            )
 
 
 def _environment(chosen: Settings, found: services.Endpoints) -> dict[str, str]:
@@ -362,6 +361,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 def _in_memory(spec: Specification, chosen: Settings, json_file: str | None) -> int:
     """The same steps over the log in lists, one thread per role: for experiments with the recipe."""
+    _refuse_before_start(spec)
     interrupted, over = process.stop_on_signals(), threading.Event()
     log, display, blobs = MemoryLog(), demo.Display(), Blobs(services.blobs_url(chosen))
     spec = filled_in(_with_applications(log, spec, chosen))

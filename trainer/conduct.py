@@ -6,6 +6,7 @@ The conductor decides nothing about learning. It may be killed at any moment: ro
 import fcntl
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from schemas.topics import KINDS as ALL_KINDS
 from trainer.runs import Run, abandoned, choose, runs
 
 KINDS = (RunStarted, RoundOpened, PolicyUpdated, ValidationCompleted, RunEnded)
+
+PATIENCE = 12  # deaths of one role without progress before the conductor gives up
 
 Show = Callable[[Event], None]
 Say = Callable[[str], None]
@@ -114,25 +117,37 @@ def conduct(
 def _watch(
     log: Log, chosen: Chosen, supervisor: Supervisor, stop: Callable[[], bool], show: Show, say: Say
 ) -> RunEnded | None:
+    deaths: Counter[str] = Counter()  # since the run last moved
     for batch in log.follow(ALL_KINDS, start=chosen.start, stop=stop):
         for change in supervisor.poll():
-            _report(change, say)
+            _report(change, deaths, say)
         for event in (record.event for record in batch):
             if event is not None and event.run_id == chosen.run_id:
                 show(event)
                 if isinstance(event, RunEnded):
                     return event
+                if isinstance(event, PolicyUpdated | ValidationCompleted):
+                    deaths.clear()
     return None
 
 
-def _report(change: Change, say: Say) -> None:
+def _report(change: Change, deaths: Counter[str], say: Say) -> None:
     match change.what:
         case "died":
-            say(f"{change.role} died with {change.code}; see {change.log}")
+            deaths[change.role] += 1
+            say(f"{change.role} died with {change.code}: {_last_words(change.log)}")
+            if deaths[change.role] >= PATIENCE:
+                raise ServiceUnavailable(f"{change.role} died {PATIENCE} times without progress", f"see {change.log}")
         case "restarted":
             say(f"{change.role} is running again")
         case "gave up":
-            raise ServiceUnavailable(f"{change.role} ended with {change.code} and cannot go on", f"see {change.log}")
+            said = f"{change.role} ended with {change.code} and cannot go on: {_last_words(change.log)}"
+            raise ServiceUnavailable(said, f"see {change.log}")
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:500]
 
 
 def _short(run_id: str | None) -> str:

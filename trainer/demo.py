@@ -86,8 +86,12 @@ def _tell_example(story: Story) -> None:
     found = reports.example(story.kept)
     if found is not None:
         say(f"\none program before and after training ({found.application_id[:12]})")
-        say(f"  before  {found.before_rate:.2f}  {found.before}")
-        say(f"  after   {found.after_rate:.2f}  {found.after}")
+        say(f"  before  {found.before_rate:.2f}  {_on_one_line(found.before)}")
+        say(f"  after   {found.after_rate:.2f}  {_on_one_line(found.after)}")
+
+
+def _on_one_line(text: str) -> str:
+    return " | ".join(line.removeprefix("- ") for line in text.splitlines())
 
 
 def _write_json(story: Story, ended: RunEnded, points: list[Point], file: str) -> None:
@@ -97,6 +101,7 @@ def _write_json(story: Story, ended: RunEnded, points: list[Point], file: str) -
         "policy_digest": ended.policy_digest,
         "curve": reports.as_plain(points),
         "test": reports.as_plain(reports.curve(story.kept, Purpose.TEST)),
+        "baseline": reports.as_plain(reports.curve(story.kept, Purpose.BASELINE)),
         "facts": story.counts,
         "stage_seconds": story.stages.seconds(),
     }

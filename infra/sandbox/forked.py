@@ -1,12 +1,13 @@
 """A sandbox of fork servers: the same box and the same verdict rules for both kinds of suite."""
 
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from infra.sandbox import judge, layout, pytest_suite, table
 from infra.problems import ServiceUnavailable
+from infra.sandbox import judge, layout, pytest_suite, table
 from infra.sandbox.judge import Unusable
 from infra.sandbox.layout import BadFile
 from infra.sandbox.messages import Opening, Report, Request
@@ -30,11 +31,16 @@ class ForkedSandbox:
     """Table suites run at once; the servers for pytest start with the first suite that needs them."""
 
     def __init__(
-        self, name: str, opening: Callable[[SuiteKind], Opening], count: int, environment: str
+        self, name: str, opening: Callable[[SuiteKind], Opening], count: int, environment: str, folder: str
     ) -> None:
         self._name, self._opening, self._count, self._environment = name, opening, count, environment
+        self._folder = folder
         self._one_at_a_time = threading.Lock()
-        self._servers = {SuiteKind.TABLE: Servers(opening(SuiteKind.TABLE), count)}
+        try:
+            self._servers = {SuiteKind.TABLE: Servers(opening(SuiteKind.TABLE), count)}
+        except ServiceUnavailable:
+            self._remove_folder()
+            raise
         protections = self._servers[SuiteKind.TABLE].protections
         self._assurance = f"{name}: {', '.join(map(str, protections))}"
 
@@ -80,6 +86,11 @@ class ForkedSandbox:
         """End every process of this sandbox."""
         for servers in self._servers.values():
             servers.close()
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)  # the last server may have removed it
 
     def _judged(self, prepared: Sequence[_Prepared]) -> list[Judgement]:
         judgements: dict[int, Judgement] = {}

@@ -73,7 +73,7 @@ def _ending(request: Request, report: Report) -> tuple[Verdict, str] | None:
         return Verdict.OOM, f"its processes together used more than {request.memory_bytes} bytes of memory"
     if report.out_of_wall and not used_cpu:
         return Verdict.INVALID_INFRA, f"still running after {request.wall_seconds:g} s, with CPU time left"
-    if report.out_of_wall or (used_cpu and report.signal in (signal.SIGKILL, signal.SIGXCPU)):
+    if report.out_of_wall or report.signal == signal.SIGXCPU or (used_cpu and report.signal == signal.SIGKILL):
         return Verdict.TIMEOUT, f"used {request.cpu_seconds} s of CPU time"
     if report.signal == signal.SIGKILL and report.host_out_of_memory:
         return Verdict.INVALID_INFRA, "ended while the host was out of memory"

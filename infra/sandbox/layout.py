@@ -1,4 +1,4 @@
-"""A suite's files as one run's request: paths that stay inside, tests that win over a rebuild's files of the same name."""
+"""A suite's files as one run's request: paths stay inside, tests win over a rebuild's files of the same name."""
 
 import math
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ class Opening(NamedTuple):
     runner: str  # "table" or "pytest"
     readable: tuple[str, ...]  # all of the host's files that candidates may read
     packages: tuple[str, ...]  # folders put on sys.path after the standard library
+    folder: str  # where runs write when there is no private tmpfs
     uid: int | None  # candidates become this user; None: they stay the caller
 
 

@@ -13,7 +13,6 @@ from infra.sandbox import cell, kernel, landlock, seccomp
 from infra.sandbox.cell import Place
 from infra.sandbox.messages import Opening, Request
 
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _SAFE = kernel.MS_NOSUID | kernel.MS_NODEV
 _RUN = "/tmp"
 _ITSELF = 3  # guard, server and supervisor count against the caller's own processes
@@ -31,7 +30,7 @@ class Namespaces:
         self._landlock = kernel.landlock_version()
         self._program = seccomp.program(kernel.MACHINE)
         self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.protections = (
+        self.protections: tuple[str, ...] = (
             "user, mount, process, network, IPC and host-name namespaces",
             "read-only root with system libraries alone",
             "private /tmp and /proc",
@@ -54,14 +53,12 @@ class Namespaces:
         options = f"size={request.disk_bytes},nr_inodes={_TMPFS_FILES},mode=1777"
         kernel.mount("tmpfs", _RUN, "tmpfs", _SAFE, options)
         kernel.mount("proc", "/proc", "proc", _SAFE | kernel.MS_NOEXEC)
-        os.umask(0)
         project = f"{_RUN}/project"
         os.mkdir(project)
-        cell.write(project, request.files)
-        cell.write(project, request.tests)
+        os.chmod(project, 0o1777)
+        cell.write(project, request)
         for path in _closed(request):
             _read_only(f"{project}/{path}")
-        os.umask(0o022)
         return Place(project, _RUN)
 
     def confine(self, request: Request, place: Place) -> None:  # noqa: ARG002 - every run has the same place here
@@ -70,7 +67,7 @@ class Namespaces:
         cell.become(self._uid)
         if self._landlock:
             kernel.no_new_privileges()
-            landlock.confine(self._landlock, readable=("/",), writable=(_RUN, *_DEVICES))
+            landlock.confine(self._landlock, readable=("/",), writable=(_RUN, *cell.DEVICES))
         cell.drop_rights(self._program)
 
     def clear(self) -> None:
@@ -134,7 +131,7 @@ def _fork_server() -> None:
 
 def _build_root(readable: tuple[str, ...]) -> None:
     kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
-    present = [path for path in (*readable, *_DEVICES) if os.path.lexists(path)]
+    present = [path for path in (*readable, *cell.DEVICES) if os.path.lexists(path)]
     links = {path: os.readlink(path) for path in present if os.path.islink(path)}
     opened = {path: os.open(path, os.O_PATH) for path in present if path not in links}
     kernel.mount("tmpfs", _RUN, "tmpfs", _SAFE, "mode=755")

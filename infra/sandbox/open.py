@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
@@ -29,7 +30,7 @@ _REMEDY = (
 
 
 def open_sandbox(kind: str = "auto", servers: int | None = None) -> ForkedSandbox:
-    """A sandbox proven by one run. "auto" falls back from namespaces to seccomp; ServiceUnavailable where neither works.
+    """A sandbox proven by one run. "auto" falls back from namespaces to seccomp; ServiceUnavailable if neither works.
 
     `servers` runs go on side by side; by default one per usable core.
     """
@@ -66,12 +67,21 @@ def environment() -> str:
 def _proven(name: str, servers: int) -> ForkedSandbox:
     if name == "seccomp" and os.geteuid() != 0 and not kernel.landlock_version():
         raise ServiceUnavailable("without Landlock, a candidate could change every file of this user")
-    box = ForkedSandbox(name, partial(_opening, name), servers, environment())
+    folder = _folder() if name == "seccomp" else ""
+    box = ForkedSandbox(name, partial(_opening, name, folder), servers, environment(), folder)
     proof = box.run([_proof()])[0]
     if proof.verdict is not Verdict.PASSED:
         box.close()
         raise ServiceUnavailable(f"a first run ended as {proof.verdict}: {proof.cause}")
     return box
+
+
+def _folder() -> str:
+    """In memory if possible. Candidates pass through it to their own, and list nothing."""
+    memory = "/dev/shm"
+    folder = tempfile.mkdtemp(prefix="iccm-sandbox-", dir=memory if os.access(memory, os.W_OK) else None)
+    os.chmod(folder, 0o711)
+    return folder
 
 
 def _proof() -> Suite:
@@ -84,13 +94,14 @@ def _proof() -> Suite:
     )
 
 
-def _opening(name: str, kind: SuiteKind) -> Opening:
+def _opening(name: str, folder: str, kind: SuiteKind) -> Opening:
     packages = _package_paths() if kind is SuiteKind.PYTEST else ()
     return Opening(
         isolation=name,
         runner=str(kind),
         readable=(*_SYSTEM, *_python_paths(), *packages),
         packages=tuple(sorted({os.path.dirname(path) for path in packages})),
+        folder=folder,
         uid=NOBODY if os.geteuid() == 0 else None,
     )
 

@@ -95,7 +95,7 @@ _REACHING = ((62, 129), (200, 130), (234, 131), (129, 138), (297, 240), (302, 26
 
 
 def program(machine: str, own_pid: int | None = None) -> bytes:
-    """The filter for this machine. With `own_pid`, for hosts without process namespaces, no other process is reached."""
+    """The filter for this machine. With `own_pid`, for hosts without namespaces, no other process is reached."""
     column = list(ARCHITECTURES).index(machine)
     code = [
         _step(_LOAD, _ARCHITECTURE),
@@ -109,7 +109,9 @@ def program(machine: str, own_pid: int | None = None) -> bytes:
         for numbers in table.values():
             if (number := numbers[column]) is not None:
                 code += _on(number, [_step(_RETURN, action)])
-    code += _on(_CLONE3[column], [_step(_RETURN, _refusal(errno.ENOSYS))])  # libraries then use clone, which can be read
+    code += _on(
+        _CLONE3[column], [_step(_RETURN, _refusal(errno.ENOSYS))]
+    )  # libraries then use clone, which can be read
     code += _on(_CLONE[column], _unless_any(_NEW_NAMESPACES))
     code += _on(_SOCKETPAIR[column], _only((_AF_UNIX,)))
     if own_pid is not None:

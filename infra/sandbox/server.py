@@ -53,14 +53,16 @@ def main(control: int) -> NoReturn:
 
 
 def _open(opening: Opening) -> tuple[Cell, Runner]:
-    sys.path[1:1] = opening.packages
+    sys.path += opening.packages
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     warm, runner = _runner(opening.runner)  # before the cell closes: this code lies outside
     held = _cell(opening)
     warm()
+    sys.stdout.flush()
     for name in [each for each in sys.modules if each.partition(".")[0] in ("infra", "schemas")]:
         del sys.modules[name]  # a candidate may have modules of these names
-    sys.path[:] = [each for each in sys.path if each in opening.packages or each.startswith(sys.base_prefix)]
+    sys.path.remove(sys.argv[1])  # where this code lies
+    sys.argv[:] = [""]
     gc.collect()
     gc.freeze()
     return held, runner
@@ -202,6 +204,7 @@ def _watch(request: Request, pipes: _Pipes, control: int, deadline: float) -> _S
 
 
 def _supervise(held: Cell, runner: Runner, request: Request, pipes: _Pipes) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     kernel.die_with_parent(signal.SIGKILL)
     try:
         place = held.place(request)
@@ -232,13 +235,15 @@ def _become_candidate(held: Cell, runner: Runner, request: Request, place: Place
     os.dup2(pipes.output[1], 1)
     os.dup2(pipes.output[1], 2)
     os.dup2(pipes.stream[1], stream, inheritable=False)
-    os.closerange(stream + 1, cell.OPEN_FILES)
+    os.closerange(stream + 1, cell.KEPT.start)
     os.chdir(place.project)
     os.environ.update(HOME=place.temporary, TMPDIR=place.temporary)
     sys.path.insert(0, place.project)
-    leave = os._exit
+    leave, own_pid, me = os._exit, os.getpid, os.getpid()
 
     def tell(value: object) -> None:
+        if own_pid() != me:
+            leave(0)  # a copy that the candidate forked off: the original tells
         _write(stream, wire.frame(value))
 
     try:

@@ -1,4 +1,4 @@
-"""Fork servers as the client sees them: started with a clean environment, spoken to over a socket, replaced when lost."""
+"""Fork servers as the client sees them: started with a clean environment, spoken to over a socket, replaced if lost."""
 
 import os
 import select
@@ -42,7 +42,7 @@ class Server:
         with theirs:
             command = [os.path.realpath(sys.executable), "-s", "-S", "-B", "-P", "-c", _START]
             self._process = subprocess.Popen(
-                [*command, _SOURCE, str(theirs.fileno())],
+                [*command, _SOURCE, str(theirs.fileno()), f"client={os.getpid()}"],  # ps shows whose it is
                 env=_ENVIRONMENT,
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
@@ -59,7 +59,7 @@ class Server:
             raise ServiceUnavailable("a sandbox server ended while it started") from lost
         if fault:
             self.close()
-            raise ServiceUnavailable(f"a sandbox server cannot start: {fault}")
+            raise ServiceUnavailable(f"a sandbox server cannot start: {fault!s}")
 
     @property
     def pid(self) -> int:
@@ -90,10 +90,14 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it without waiting for its run; returns when it is gone, its run with it."""
         self._socket.close()
-        self._process.kill()
-        self._process.wait()
+        self._process.terminate()
+        try:
+            self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _send(self, value: tuple[object, ...]) -> None:
         try:

@@ -26,7 +26,7 @@ def warm() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "test_warm.py").write_text("def test_warm(tmp_path):\n    assert tmp_path\n")
         os.chdir(folder)
-        pytest.main([*_PLAIN, "--rootdir", folder, "test_warm.py"], plugins=[_Teller(lambda _: None)])
+        pytest.main([*_PLAIN, *_within(folder), "test_warm.py"], plugins=[_Teller(lambda _: None, os._exit)])
         os.chdir(kept[2])
     sys.path[:] = kept[0]
     sys.modules.pop("test_warm", None)
@@ -40,9 +40,9 @@ def run(
     leave: Callable[[int], NoReturn] = os._exit,
 ) -> None:
     """Play the task (options and files for pytest) and leave."""
-    teller = _Teller(tell)
+    teller = _Teller(tell, leave)
     try:
-        status = pytest.main([*_PLAIN, "--rootdir", place.project, *map(str, task)], plugins=[teller])
+        status = pytest.main([*_PLAIN, *_within(place.project), *map(str, task)], plugins=[teller])
         tell(("closed", int(status)))
     except MemoryError:
         tell(("exhausted",))
@@ -51,11 +51,16 @@ def run(
     leave(0)
 
 
+def _within(folder: str) -> tuple[str, ...]:
+    """Nothing above the folder is looked at."""
+    return "--rootdir", folder, "--confcutdir", folder
+
+
 class _Teller:
     """A pytest plugin: three phases of a test become one word."""
 
-    def __init__(self, tell: Callable[[object], None]) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[[object], None], leave: Callable[[int], NoReturn]) -> None:
+        self._tell, self._leave = tell, leave
         self._outcome, self._seconds, self._message = "passed", 0.0, ""
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -77,4 +82,6 @@ class _Teller:
 
     def pytest_exception_interact(self, call: pytest.CallInfo[object]) -> None:
         if call.excinfo is not None and isinstance(call.excinfo.value, MemoryError):
-            raise MemoryError
+            self._tell(("exhausted",))
+            self._tell(("end",))
+            self._leave(0)

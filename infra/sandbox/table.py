@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infra.sandbox import wire
+from infra.sandbox.judge import Unusable
 from infra.sandbox.wire import Malformed, Plain
 from schemas.events import File, Outcome, TestResult
 
@@ -35,7 +36,11 @@ class Table:
         return (self.module, self.function, *self.arguments)
 
     def results(self, told: Sequence[Plain]) -> tuple[TestResult, ...]:
-        """A result per case, in order. Malformed unless every case was told of once, in order, and nothing else."""
+        """A result per case, in order. Unusable where the function cannot be had, Malformed unless every case was told
+        of once, in order, and nothing else."""
+        match told:
+            case [("unusable", str(why))]:
+                raise Unusable(why)
         if len(told) != len(self.test_ids):
             raise Malformed(f"{len(told)} results for {len(self.test_ids)} tests")
         return tuple(self._result(index, word) for index, word in enumerate(told))

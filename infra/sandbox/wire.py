@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import TypeAlias
 
-Plain: TypeAlias = "None | bool | int | float | str | bytes | list[Plain] | tuple[Plain, ...] | dict[Plain, Plain]"
+Plain: TypeAlias = "bool | int | float | str | bytes | list[Plain] | tuple[Plain, ...] | dict[Plain, Plain] | None"
 
 MAX_DEPTH = 64
 _SIZE = struct.Struct(">I")

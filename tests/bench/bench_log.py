@@ -66,7 +66,7 @@ class Bare:
     def __init__(self, bootstrap: str, topic: str, frames: list[tuple[str, bytes]]) -> None:
         self._bootstrap, self._topic = bootstrap, topic
         version = next(each for each in read_lock() if each.id == struct.unpack(">I", frames[0][1][1:HEAD_BYTES])[0])
-        self._schema = fastavro.parse_schema(read_schema(version))
+        self._schema = fastavro.parse_schema({**read_schema(version)})
         self._frames = frames
         self._maps = [(key, self._read(content)) for key, content in frames]
         self._producer = Producer(

@@ -77,7 +77,7 @@ STEPS = {"dies in step": partial(drafts_and, die), "freezes in step": partial(dr
 
 def main(bootstrap: str, namespace: str, home: str, point: str) -> int:
     """Work until SIGTERM; what happens at `point` happens once."""
-    kafka.Producer = PRODUCERS.get(point, confluent_kafka.Producer)  # type: ignore[misc]
+    vars(kafka)["Producer"] = PRODUCERS.get(point, confluent_kafka.Producer)
     stop = process.stop_on_signals()
     log = kafka.KafkaLog(bootstrap, namespace, 3, Path(home))
     log.work(drafting_job(step=STEPS.get(point, draft)), stop=stop)

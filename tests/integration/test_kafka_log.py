@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from infra import kafka as door
+from infra import broker
 from infra.kafka import KafkaLog
 from infra.problems import BadInput, Busy, Fenced, ServiceUnavailable
 from schemas.avro import encode
-from schemas.events import ApplicationDrawn, Event, RequirementsDrafted
+from schemas.events import ApplicationDrawn, Event, Offset, RequirementsDrafted
 from schemas.topics import broker_name
 from tests.histories import run_started
 from tests.laws.drafting import (
@@ -101,15 +102,20 @@ def test_a_worker_whose_slot_is_taken_from_another_home_is_fenced(
 ) -> None:
     """Two homes with one namespace and one slot number: the elder ends, the younger does its work."""
     log.publish([run_started(), *draws(3)])
+    other = KafkaLog(kafka, namespace, 3, tmp_path / "another home")
     done = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         elder = pool.submit(log.work, drafting_job(), stop=done.is_set)
         Working(log, elder.done).until(6)
-        younger = KafkaLog(kafka, namespace, 3, tmp_path / "another home")
-        log.publish(draws(3, first=3))
-        work_until(younger, drafting_job(), 12)
-        with pytest.raises(Fenced):
-            elder.result(30)
+        younger = pool.submit(other.work, drafting_job(), stop=done.is_set)
+        try:
+            with pytest.raises(Fenced):
+                elder.result(60)
+            log.publish(draws(3, first=3))
+            Working(log, younger.done).until(12)
+        finally:
+            done.set()
+        younger.result()
     assert ids_on_the_log(log, *WRITES) == owed(draws(6))
 
 
@@ -223,9 +229,29 @@ def forgotten(admin: AdminClient, group: str) -> bool:
     return future.exception() is None
 
 
+def test_a_worker_and_its_readers_outlive_a_restart_of_the_broker(tmp_path: Path) -> None:
+    done = threading.Event()
+    with ExitStack() as brokers, ThreadPoolExecutor(1) as pool:
+        address = brokers.enter_context(broker.running(tmp_path))
+        log = KafkaLog(address, "restart", 2, tmp_path)
+        log.publish([run_started(), *draws(10)])
+        try:
+            working = pool.submit(log.work, drafting_job(slice=1, batch=2), stop=done.is_set)
+            Working(log, working.done).until(6)
+            brokers.pop_all().close()
+            assert brokers.enter_context(broker.running(tmp_path)) == address
+            log.publish(draws(3, first=10))
+            Working(log, working.done).until(26)
+        finally:
+            done.set()
+        working.result()
+        assert ids_on_the_log(log, *WRITES) == owed(draws(13))
+        log.close()
+
+
 def test_a_follower_from_beyond_the_end_is_refused(log: KafkaLog) -> None:
     ends = log.end_offsets()
-    beyond = [door.Offset(topic=each.topic, partition=each.partition, offset=each.offset + 1) for each in ends]
+    beyond = [Offset(topic=each.topic, partition=each.partition, offset=each.offset + 1) for each in ends]
     with pytest.raises(BadInput, match="is this the same cluster"):
         next(log.follow((ApplicationDrawn,), start=beyond, stop=lambda: False))
 
@@ -260,7 +286,7 @@ def test_other_clients_find_the_same_partition_and_cloudevents_headers(
     by_id = {each.event_id: each for each in inputs}
     assert len(messages) == 12
     for message in messages:
-        headers = dict(message.headers() or [])
+        headers = dict(list[tuple[str, bytes]](message.headers() or []))  # type: ignore[arg-type]
         event = by_id[headers["ce_id"].decode()]
         assert message.value() == encode(event)
         assert message.partition() == (murmur2(event.application_id.encode()) & 0x7FFFFFFF) % 3

@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from infra import broker
 from infra.problems import ServiceUnavailable
 from infra.slots import held_slot
 from schemas.avro import decode, encode
@@ -279,6 +280,18 @@ def test_a_worker_asked_to_stop_ends_cleanly_and_its_successor_goes_on_where_it_
     stage.publish(interleaved(2))
     until(lambda: stage.drafts() == expected([*facts, *interleaved(2)]).keys(), "the next round")
     assert len(stage.scored) == scored + len(expected(interleaved(2)))
+
+
+def test_a_broker_that_has_gone_holds_no_worker_back_from_stopping(tmp_path: Path) -> None:
+    with ExitStack() as workers:
+        with broker.running(tmp_path / "broker", print) as bootstrap, ExitStack() as clients:
+            stage = Stage(bootstrap, tmp_path, clients)
+            stage.stack = workers
+            worker = stage.worker()
+            stage.publish(suites())
+            until(lambda: len(stage.drafts()) == 1, "the reward")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
 
 
 def test_a_slot_is_for_one_worker(stage: Stage) -> None:

@@ -49,6 +49,26 @@ def test_every_role_killed_by_kill_9_ends_in_an_equal_run(undisturbed: Iccm, tmp
 
 
 @pytest.mark.timeout(600)
+def test_the_same_run_in_memory_ends_with_the_same_policy(undisturbed: Iccm, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    Iccm(tmp_path / "home").run(*RUN, "--in-memory", "--json", str(out))
+    on_kafka = json.loads((undisturbed.home / "out.json").read_text())
+    assert json.loads(out.read_text())["policy_digest"] == on_kafka["policy_digest"]
+
+
+@pytest.mark.timeout(600)
+def test_the_demo_ends_with_its_curve_its_picture_and_what_to_do_next(tmp_path: Path) -> None:
+    iccm = Iccm(tmp_path)
+    done = iccm.run("demo", "--rounds", "2", "--seed", "5", "--json", "-")
+    assert [point["round"] for point in json.loads(done.stdout)["curve"]] == [0, 2]
+    for said in ("held-out pass rate", "where a round's time goes", "before", "facts on the log", "next: iccm"):
+        assert said in done.stderr
+    (picture,) = (tmp_path / "runs").glob("*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert survivors(tmp_path) == []
+
+
+@pytest.mark.timeout(600)
 def test_the_tables_are_the_log_refolded(undisturbed: Iccm) -> None:
     undisturbed.run("up")
     try:
@@ -77,7 +97,11 @@ def test_ctrl_c_stops_cleanly_the_same_command_resumes_and_another_seed_abandons
         rest, _ = process.communicate(timeout=120)
     assert (process.returncode, "stopped; the same command goes on" in rest) == (130, True)
     assert survivors(iccm.home) == []
-    resumed = iccm.run(*RUN)
-    assert "goes on after round" in resumed.stderr
-    iccm.run(*RUN, "--set", "seed=2", "--set", "rounds=1")
-    assert [(run["seed"], run["state"]) for run in iccm.runs()] == [(1, "finished"), (2, "finished")]
+    assert "goes on after round" in iccm.run(*RUN).stderr
+    with iccm.running(*RUN, "--set", "seed=2") as process:
+        lines_until(process, lambda line: line.startswith("round 1/"))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    iccm.run(*RUN, "--set", "seed=3", "--set", "rounds=1")
+    states = [(run["seed"], run["state"]) for run in iccm.runs()]
+    assert states == [(1, "finished"), (2, "abandoned"), (3, "finished")]

@@ -331,9 +331,10 @@ def test_an_input_on_which_the_step_raises_gets_its_failures_and_a_dead_letter_a
     [
         (lambda events: list(draft(events))[:-1], "left out 1 owed fact"),
         (lambda events: [*draft(events), drafted(draws(1, first=99)[0])], "wrote 1 fact"),
+        (lambda events: [replace(fact, caused_by=("x" * 9 * 2**20,)) for fact in draft(events)], "9.0 MiB"),
     ],
 )
-def test_a_step_writes_exactly_what_its_inputs_owe(log: Log, step: Any, words: str) -> None:
+def test_a_step_that_does_not_write_exactly_what_its_inputs_owe_has_failed(log: Log, step: Any, words: str) -> None:
     log.publish([run_started(), *draws(1)])
     work_until(log, drafting_job(step=step), 3, (*WRITES, DeadLettered))
     [letter] = on_the_log(log, DeadLettered)
