@@ -5,7 +5,6 @@ see committed facts only, and read to an end by end-of-partition, never by lag: 
 Topics are called by their entity above this door and `<namespace>.<entity>.v1` below it.
 """
 
-import fcntl
 import logging
 import threading
 import time
@@ -15,9 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -33,10 +31,11 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetada
 from infra import process
 from infra.ledger import Framed, Ledger, framed
 from infra.log import Job, OutcomeUnknown, Record, ReferenceMissing, Writer
-from infra.problems import BadInput, Busy, Fenced, ServiceUnavailable
+from infra.problems import BadInput, Fenced, ServiceUnavailable
+from infra.slots import held_slot
 from schemas.avro import Undecodable, decode, kind_of
 from schemas.events import DeadLettered, Event, Offset, RunEnded, RunStarted
-from schemas.topics import CONFIG, MAX_MESSAGE_BYTES, TOPICS, broker_name, key_of, topic_of
+from schemas.topics import CONFIG, MAX_MESSAGE_BYTES, TOPICS, broker_name, cloud_event_headers, key_of, topic_of
 
 CONNECT_SECONDS = 10.0
 DELIVERY_SECONDS = 30
@@ -212,7 +211,9 @@ class KafkaLog:
 
     def work(self, job: Job, *, stop: Callable[[], bool]) -> None:
         """Answer every fact of `job.reads` until `stop()`."""
-        with self._slot(job.role) as slot:
+        namespace = self._cluster.namespace
+        with held_slot(self._home, namespace, job.role, self._slot_number) as number:
+            slot = f"{namespace}.{job.role}.{number}"
             transactions = _Transactions(self._cluster, slot)  # first: it ends what a dead predecessor left open
             runs = _Reader(self._cluster, (RunEnded,), self._ends((RunEnded,)))
             try:
@@ -240,19 +241,6 @@ class KafkaLog:
                     ledger.see(record.event)
         return ledger
 
-    @contextmanager
-    def _slot(self, role: str) -> Iterator[str]:
-        """A name that no other worker of this home has: the first free lock file, or the one asked for."""
-        folder = self._home / "slots"
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in count() if self._slot_number is None else (self._slot_number,):
-            name = f"{self._cluster.namespace}.{role}.{number}"
-            with (folder / f"{name}.lock").open("a") as file:
-                if _locked(file):
-                    yield name
-                    return
-        raise Busy(f"slot {self._slot_number} of {role} is taken in {self._home}", "leave --slot out, or name another")
-
     def close(self) -> None:
         """Stop background readers. What was published is already acknowledged."""
         self._closed.set()
@@ -276,16 +264,9 @@ class _Cluster:
     def send(self, producer: Producer, facts: Iterable[Framed], delivered: Delivered | None = None) -> None:
         """Hand facts to a producer, waiting where its queue is full."""
         for fact in facts:
-            event, kind = fact.event, type(fact.event)
-            headers: list[tuple[str, str | bytes | None]] = [
-                ("ce_id", event.event_id),
-                ("ce_type", f"iccm.{kind.__name__}"),
-                ("ce_source", f"/{self.namespace}"),
-                ("ce_specversion", "1.0"),
-                ("ce_time", event.recorded_at.isoformat()),
-                ("content-type", "application/avro"),
-            ]
-            produce = partial(producer.produce, self.topics[topic_of(kind)], fact.content, fact.key, headers=headers)
+            headers: list[tuple[str, str | bytes | None]] = [*cloud_event_headers(fact.event, self.namespace)]
+            topic = self.topics[topic_of(type(fact.event))]
+            produce = partial(producer.produce, topic, fact.content, fact.key, headers=headers)
             while not _accepted(produce, delivered):
                 producer.poll(PATIENCE_SECONDS)
 
@@ -792,14 +773,6 @@ def _check(error: KafkaError | None) -> bool:
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise BadInput(f"the place of this reader is gone from the log: {error.str()}", "was the topic made anew?")
     raise ServiceUnavailable(f"Kafka: {error.str()}")
-
-
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _by_place(offsets: Iterable[Offset]) -> dict[Place, int]:

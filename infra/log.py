@@ -21,7 +21,10 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One place on the log and what stands there. `event` is None where the bytes cannot be read; `error` says why."""
+    """One place on the log and what stands there. `event` is None where the bytes cannot be read; `error` says why.
+
+    Topics are called by their entity everywhere above the log; the namespace is the log's own affair.
+    """
 
     topic: str
     partition: int
@@ -38,7 +41,7 @@ class Job:
     step: Step
     reads: tuple[type[Event], ...]
     writes: tuple[type[Event], ...]
-    owes: Callable[[Event], Sequence[str]]  # ids of the facts that complete this input; all on the log: it is skipped
+    owes: Callable[[Event], Sequence[str]]  # ids of the facts that complete this input: the step writes just these
     fails: Callable[[Event, str], Iterable[Event]]  # the failure facts owed when the step raised on this input
     batch: int = 96  # inputs gathered before work begins, at most
     slice: int = 32  # inputs per call of the step and per transaction
@@ -78,8 +81,9 @@ class Log(Protocol):
 
     def work(self, job: Job, *, stop: Callable[[], bool]) -> None:
         """Answer every fact of `job.reads` until `stop()`. Outputs and input offsets commit together, the slow effect
-        before the transaction. Facts of ended runs are skipped. An input on which the step raises gets its failure
-        facts and a DeadLettered in one transaction, and the rest goes on; so does a record that cannot be decoded."""
+        before the transaction. Facts of ended runs are skipped, and so are inputs whose owed facts are all on the log.
+        An input on which the step raises gets its failure facts and a DeadLettered in one transaction, and the rest
+        goes on; so does a record that cannot be decoded."""
 
     def refer(self, kind: type[Event]) -> References:
         """Reference facts of one type, by the key of their topic."""

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import NoReturn
 
@@ -38,7 +39,7 @@ class Fallback:
             "seccomp",
             f"landlock {self._landlock}" if self._landlock else "absent: landlock",
             "no capabilities",
-            "absent: another user" if self._uid is None else "another user",
+            "absent: another user, read-only tests" if self._uid is None else "another user",
             "limits on CPU, memory, files and processes",
             "absent: namespaces (what may be read is a matter of landlock and permissions)",
             "absent: a quota on the files of a run",
@@ -85,13 +86,18 @@ def _fork_server(folder: str) -> None:
     kernel.adopt_orphans()
     server = os.fork()
     if server:
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(server, signal.SIGKILL))
+        signal.signal(signal.SIGTERM, lambda *_: _end(server))
         os.closerange(0, cell.OPEN_FILES)
         os.waitpid(server, 0)
         _sweep(folder)
     kernel.adopt_orphans()
     signal.signal(signal.SIGTERM, lambda *_: _sweep(folder))
     kernel.die_with_parent(signal.SIGTERM)
+
+
+def _end(server: int) -> None:
+    with suppress(ProcessLookupError):  # it is over, and the sweep goes on
+        os.kill(server, signal.SIGKILL)
 
 
 def _sweep(folder: str) -> NoReturn:

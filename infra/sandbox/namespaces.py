@@ -52,7 +52,7 @@ class Namespaces:
         kernel.unshare(kernel.CLONE_NEWNS)
         options = f"size={request.disk_bytes},nr_inodes={_TMPFS_FILES},mode=1777"
         kernel.mount("tmpfs", _RUN, "tmpfs", _SAFE, options)
-        kernel.mount("proc", "/proc", "proc", _SAFE | kernel.MS_NOEXEC)
+        kernel.mount("proc", "/proc", "proc", _SAFE | kernel.MS_NOEXEC, "subset=pid")
         project = f"{_RUN}/project"
         os.mkdir(project)
         os.chmod(project, 0o1777)

@@ -186,9 +186,9 @@ def _watch(request: Request, pipes: _Pipes, control: int, deadline: float) -> _S
     poll = select.poll()
     for descriptor in (pipes.stream[0], pipes.output[0], pipes.status[0], control):
         poll.register(descriptor, select.POLLIN)
-    while (left := deadline - time.monotonic()) > 0:
-        ready = poll.poll(1000 * min(left, _GLANCE_SECONDS))
-        for descriptor, _ in ready:
+    glance = time.monotonic() + _GLANCE_SECONDS
+    while (now := time.monotonic()) < deadline:
+        for descriptor, _ in poll.poll(1000 * max(0.0, min(deadline, glance) - now)):
             if descriptor == control:
                 seen.client_gone = True
                 return seen
@@ -196,9 +196,11 @@ def _watch(request: Request, pipes: _Pipes, control: int, deadline: float) -> _S
                 poll.unregister(descriptor)
                 if descriptor == pipes.status[0]:
                     return seen
-        if not ready and cell.private_bytes() > request.memory_bytes:
-            seen.out_of_memory = True
-            return seen
+        if now >= glance:
+            glance = now + _GLANCE_SECONDS
+            if cell.private_bytes() > request.memory_bytes:
+                seen.out_of_memory = True
+                return seen
     seen.out_of_wall = True
     return seen
 

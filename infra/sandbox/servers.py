@@ -16,6 +16,7 @@ from infra.sandbox.messages import Opening, Report, Request
 
 RETRIES = 2
 _GRACE_SECONDS = 30.0  # for starting, and beyond a run's wall limit for its report
+_SWEEP_SECONDS = 120.0  # where a server must end its run's processes one by one
 _SOURCE = str(Path(__file__).parents[2])
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from infra.sandbox.server import main; main(int(sys.argv[2]))"
 _ENVIRONMENT = {
@@ -94,7 +95,7 @@ class Server:
         self._socket.close()
         self._process.terminate()
         try:
-            self._process.wait(_GRACE_SECONDS)
+            self._process.wait(_SWEEP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

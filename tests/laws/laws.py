@@ -31,16 +31,20 @@ def assert_step_law(
 ) -> None:
     """step(a + b) == step(a) + step(b), for random splits of every history, as sets of facts."""
     for history in histories:
-        expected = sorted(repr(compared(fact)) for fact in step(list(history)))
+        _assert_splits_agree(step, history, compared, examples)
 
-        @settings(max_examples=examples, deadline=None, database=None)
-        @given(st.data())
-        def split(data: st.DataObject, history: Sequence[Event] = history, expected: list[str] = expected) -> None:
-            parts = _split(data, history)
-            answered = sorted(repr(compared(fact)) for part in parts for fact in step(part))
-            assert answered == expected, f"split as {[len(part) for part in parts]}"
 
-        split()
+def _assert_splits_agree(step: Step, history: Sequence[Event], compared: Facts, examples: int) -> None:
+    expected = sorted(repr(compared(fact)) for fact in step(list(history)))
+
+    @settings(max_examples=examples, deadline=None, database=None)
+    @given(st.data())
+    def split(data: st.DataObject) -> None:
+        parts = _split(data, history)
+        answered = sorted(repr(compared(fact)) for part in parts for fact in step(part))
+        assert answered == expected, f"split as {[len(part) for part in parts]}"
+
+    split()
 
 
 def assert_fold_law(
@@ -53,15 +57,21 @@ def assert_fold_law(
 ) -> None:
     """Duplicates, and any interleaving that keeps each partition's order, give the same set of facts."""
     for history in histories:
-        expected = _folded(fold, initial(), history, compared)
+        _assert_orders_agree(fold, initial, history, compared, examples)
 
-        @settings(max_examples=examples, deadline=None, database=None)
-        @given(st.data())
-        def shuffle(data: st.DataObject, history: Sequence[Event] = history, expected: set[str] = expected) -> None:
-            again = list(_redelivered(data, interleaved(data, history)))
-            assert _folded(fold, initial(), again, compared) == expected
 
-        shuffle()
+def _assert_orders_agree(
+    fold: Fold[S], initial: Callable[[], S], history: Sequence[Event], compared: Facts, examples: int
+) -> None:
+    expected = _folded(fold, initial(), history, compared)
+
+    @settings(max_examples=examples, deadline=None, database=None)
+    @given(st.data())
+    def shuffle(data: st.DataObject) -> None:
+        again = list(_redelivered(data, interleaved(data, history)))
+        assert _folded(fold, initial(), again, compared) == expected
+
+    shuffle()
 
 
 def interleaved(data: st.DataObject, history: Sequence[Event]) -> list[Event]:
