@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from infra import process, services, settings
@@ -65,9 +65,13 @@ def add_directory(log: Log, directory: Path, split: Split, sandbox: str) -> Appl
     return application
 
 
-def add_lab(log: Log, open_box: Callable[[], Sandbox]) -> None:
-    """The lab's family on the log. Its sources were made together with their expected values, so one run verifies."""
-    register(log, lab_family(process.clock()), open_sandbox=open_box, runs=1, clock=process.clock)
+def add_lab(log: Log, names: Collection[str], open_box: Callable[[], Sandbox]) -> None:
+    """The lab's applications of these names on the log, or the whole family under its own name.
+
+    Their expected values were made by running their sources, so one run in the sandbox verifies them.
+    """
+    family = [app for app in lab_family(process.clock()) if app.family in names or app.name in names]
+    register(log, family, open_sandbox=open_box, runs=1, clock=process.clock)
 
 
 def _list(log: Log, as_json: bool) -> int:

@@ -165,7 +165,7 @@ def _with_applications(log: Log, spec: Specification, chosen: Settings) -> Speci
 
     if any(each.split("/")[0] == FAMILY for each in spec.applications):
         process.say("registering the lab's applications")
-        add_lab(log, lambda: open_sandbox(chosen.sandbox))
+        add_lab(log, spec.applications, lambda: open_sandbox(chosen.sandbox))
     names = [_registered_name(log, each, chosen.sandbox, add_directory) for each in spec.applications]
     return replace(spec, applications=tuple(names))
 
