@@ -46,7 +46,7 @@ def _requirements(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], b
     log.work(_bound(jobs.requirements_job, log, policy=policy), stop=stop)
 
 
-def _implement(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool]) -> None:
+def _implement(log: KafkaLog, _: settings.Settings, stop: Callable[[], bool]) -> None:
     from infra.lab.models import LabModel
     from infra.lab.programs import IMPLEMENTERS
 
