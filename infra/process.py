@@ -1,4 +1,4 @@
-"""How every command of ours starts and ends: signals ask it to stop, problems become a clear line and an exit code.
+"""How every command of ours starts and ends: signals ask it to stop, problems become a clear line and an exit code."""
 
 import os
 import signal
