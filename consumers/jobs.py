@@ -14,10 +14,10 @@ from schemas.events import ImplementationWritten, SuiteRan
 
 Clock = Callable[[], datetime]
 
-# A lab model answers 32 rows at once: four draws of eight drafts, or 32 drafts, fill it.
-DRAWS_PER_SLICE = 4
+# A lab model answers 32 rows at once: 32 drafts fill the policy, 32 rebuilds each of the three rewarded implementers.
 DRAFTS_PER_SLICE = 32
-REBUILDS_PER_SLICE = 48
+REBUILDS_PER_SLICE = 96
+SUITES_PER_SLICE = 48
 
 
 def requirements_job(*, policy: Model, application: References, clock: Clock) -> Job:
@@ -29,7 +29,7 @@ def requirements_job(*, policy: Model, application: References, clock: Clock) ->
         writes=requirements.WRITES,
         owes=requirements.owes,
         fails=partial(requirements.fails, clock=clock),
-        slice=DRAWS_PER_SLICE,
+        slice=DRAFTS_PER_SLICE,
     )
 
 
@@ -43,7 +43,7 @@ def implement_job(*, models: Mapping[str, Model], application: References, answe
         writes=implement.WRITES,
         owes=implement.owes,
         fails=partial(implement.fails, clock=clock),
-        slice=DRAFTS_PER_SLICE,
+        slice=REBUILDS_PER_SLICE,
     )
 
 
@@ -65,7 +65,7 @@ def run_tests_job(*, sandbox: Sandbox, environment: str, application: References
         owes=run_tests.owes,
         fails=partial(run_tests.fails, clock=clock),
         batch=288,
-        slice=REBUILDS_PER_SLICE,
+        slice=SUITES_PER_SLICE,
     )
 
 

@@ -66,15 +66,20 @@ class Ledger:
         return not self._written[event.run_id].issuperset(self._job.owes(event))
 
     def slices(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        """The records in order, cut after every `job.slice` due ones."""
-        begin = due = 0
+        """The records in order, cut as soon as a slice owes `job.slice` facts."""
+        begin = owed = 0
         for end, record in enumerate(records, 1):
-            due += self.is_due(record)
-            if due == self._job.slice:
+            owed += self._owed(record)
+            if owed >= self._job.slice:
                 yield records[begin:end]
-                begin, due = end, 0
+                begin, owed = end, 0
         if begin < len(records):
             yield records[begin:]
+
+    def _owed(self, record: Record) -> int:
+        if not self.is_due(record):
+            return 0
+        return len(self._job.owes(record.event)) if record.event else 1
 
     def answer(self, records: Sequence[Record]) -> list[Framed]:
         """The facts still owed for these records. The slow effect happens here; its answers are kept until written."""

@@ -44,7 +44,7 @@ class Job:
     owes: Callable[[Event], Sequence[str]]  # ids of the facts that complete this input: the step writes just these
     fails: Callable[[Event, str], Iterable[Event]]  # the failure facts owed when the step raised on this input
     batch: int = 96  # inputs gathered before work begins, at most
-    slice: int = 32  # inputs per call of the step and per transaction
+    slice: int = 32  # facts owed per call of the step and per transaction: what one batch of the effect holds
     gather_seconds: float = 0.02  # work begins when the topics have been idle this long
 
 

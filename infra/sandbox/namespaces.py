@@ -15,6 +15,7 @@ from infra.sandbox.messages import Opening, Request
 
 _SAFE = kernel.MS_NOSUID | kernel.MS_NODEV
 _RUN = "/tmp"
+_ASIDE = "/aside"
 _ITSELF = 3  # guard, server and supervisor count against the caller's own processes
 _TMPFS_FILES = 4096
 
@@ -26,7 +27,7 @@ class Namespaces:
         self._uid = opening.uid
         _leave_host(opening.uid)
         _fork_server()
-        _build_root(opening.readable)
+        self._covered = _build_root(opening.readable)
         self._landlock = kernel.landlock_version()
         self._program = seccomp.program(kernel.MACHINE)
         self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -52,6 +53,7 @@ class Namespaces:
         kernel.unshare(kernel.CLONE_NEWNS)
         options = f"size={request.disk_bytes},nr_inodes={_TMPFS_FILES},mode=1777"
         kernel.mount("tmpfs", _RUN, "tmpfs", _SAFE, options)
+        _uncover(self._covered)
         kernel.mount("proc", "/proc", "proc", _SAFE | kernel.MS_NOEXEC, "subset=pid")
         project = f"{_RUN}/project"
         os.mkdir(project)
@@ -129,17 +131,33 @@ def _fork_server() -> None:
     kernel.die_with_parent(signal.SIGKILL)
 
 
-def _build_root(readable: tuple[str, ...]) -> None:
+def _build_root(readable: tuple[str, ...]) -> dict[str, str]:
+    """Returns what the private /tmp covers of it: where each such path stands aside, by its own name."""
     kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     present = [path for path in (*readable, *cell.DEVICES) if os.path.lexists(path)]
     links = {path: os.readlink(path) for path in present if os.path.islink(path)}
     opened = {path: os.open(path, os.O_PATH) for path in present if path not in links}
     kernel.mount("tmpfs", _RUN, "tmpfs", _SAFE, "mode=755")
-    _fill_root(links, opened)
+    covered = {path: f"{_ASIDE}/{i}" for i, path in enumerate(sorted(opened)) if path.startswith(f"{_RUN}/")}
+    _fill_root(links, {covered.get(path, path): source for path, source in opened.items()})
     kernel.mount("proc", f"{_RUN}/proc", "proc", _SAFE | kernel.MS_NOEXEC)
     kernel.change_root(_RUN)
     kernel.mount("none", "/", "", kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | _SAFE)
     kernel.mount("tmpfs", "/tmp", "tmpfs", _SAFE, "mode=700,size=16m")
+    _uncover(covered)
+    return covered
+
+
+def _uncover(covered: dict[str, str]) -> None:
+    """Libraries that live beneath /tmp, in a checkout there for example, keep their names in a private /tmp."""
+    for path, aside in covered.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.isdir(aside):
+            os.mkdir(path)
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+        kernel.mount(aside, path, "", kernel.MS_BIND | kernel.MS_REC)
+        kernel.protect(path, kernel.MS_RDONLY | _SAFE)
 
 
 def _fill_root(links: dict[str, str], opened: dict[str, int]) -> None:

@@ -62,7 +62,7 @@ def drafting_job(**changes: Any) -> Job:
         writes=WRITES,
         owes=owes,
         fails=fails,
-        slice=4,
+        slice=8,
     )
     return replace(job, **changes)
 
