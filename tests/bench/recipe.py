@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 FOLDER = Path("build/recipe")
+COLUMNS = ("before", "after", "spread_before", "spread", "unseen_before", "unseen")
 
 
 def main() -> None:
@@ -42,6 +43,7 @@ def result(seed: int, variance: float) -> dict[str, float]:
         "variance": variance,
         "before": first["held_out_pass_rate"],
         "after": last["held_out_pass_rate"],
+        "spread_before": first["spread"],
         "spread": last["spread"],
         "unseen_before": first["unseen_model"],
         "unseen": last["unseen_model"],
@@ -51,22 +53,19 @@ def result(seed: int, variance: float) -> dict[str, float]:
 
 def table(rows: Sequence[dict[str, float]]) -> str:
     lines = [
-        "| variance weight | seed | before | after | spread | unseen before | unseen after |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
+        "| variance weight | seed | before | after | spread before | spread after | fourth before | fourth after |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
-        lines.append(
-            f"| {row['variance']:g} | {row['seed']:g} | {row['before']:.3f} | {row['after']:.3f} "
-            f"| {row['spread']:.3f} | {row['unseen_before']:.3f} | {row['unseen']:.3f} |"
-        )
+    lines += [line(f"| {row['variance']:g} | {row['seed']:g} |", row) for row in rows]
     for variance in dict.fromkeys(row["variance"] for row in rows):
         chosen = [row for row in rows if row["variance"] == variance]
         middle = {key: median(row[key] for row in chosen) for key in chosen[0]}
-        lines.append(
-            f"| {variance:g} | median | {middle['before']:.3f} | {middle['after']:.3f} "
-            f"| {middle['spread']:.3f} | {middle['unseen_before']:.3f} | {middle['unseen']:.3f} |"
-        )
+        lines.append(line(f"| {variance:g} | median |", middle))
     return "\n".join(lines)
+
+
+def line(begin: str, row: dict[str, float]) -> str:
+    return " ".join([begin, *(f"{row[column]:.3f} |" for column in COLUMNS)])
 
 
 if __name__ == "__main__":
