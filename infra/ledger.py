@@ -3,7 +3,7 @@
 A step writes exactly what its inputs owe. Everything here is lost with the process and rebuilt from the log.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ from datetime import datetime
 from infra.log import MAX_EVENT_BYTES, Job, Record
 from infra.problems import BadInput, Problem
 from schemas.avro import encode
-from schemas.events import DeadLettered, Event, RunEnded
+from schemas.events import ApplicationDrawn, DeadLettered, DraftEvent, Event, Purpose, RunEnded
 from schemas.identity import event_id
 from schemas.topics import key_of
 
@@ -66,7 +66,8 @@ class Ledger:
         return not self._written[event.run_id].issuperset(self._job.owes(event))
 
     def slices(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        """The records in order, cut as soon as a slice owes `job.slice` facts."""
+        """The records, training first, cut as soon as a slice owes `job.slice` facts."""
+        records = training_first(records)
         begin = owed = 0
         for end, record in enumerate(records, 1):
             owed += self._owed(record)
@@ -160,6 +161,24 @@ class Ledger:
     def _dead_letter_id(self, record: Record) -> str:
         run_id = record.event.run_id if record.event else None
         return event_id(run_id, f"{record.topic}/{record.partition}/{record.offset}", f"dead_letter/{self._job.role}")
+
+
+def training_first(records: Sequence[Record]) -> list[Record]:
+    """Another interleaving of the same partitions, each in its own order: what trains comes as early as it can."""
+    lines: dict[tuple[str, int], deque[Record]] = defaultdict(deque)
+    for record in records:
+        lines[record.topic, record.partition].append(record)
+    ordered: list[Record] = []
+    while lines:
+        place = next((each for each, line in lines.items() if _trains(line[0])), next(iter(lines)))
+        ordered.append(lines[place].popleft())
+        if not lines[place]:
+            del lines[place]
+    return ordered
+
+
+def _trains(record: Record) -> bool:
+    return isinstance(record.event, ApplicationDrawn | DraftEvent) and record.event.purpose is Purpose.TRAIN
 
 
 class StepBroken(Exception):
