@@ -223,8 +223,9 @@ def _last_ports(properties: Path) -> list[int]:
 
 
 def _format(java: Sequence[str], folder: Path, log: Path) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"]
+    # One argument: one id in 64 begins with a dash, and would be read as an option if it stood alone.
+    cluster = f"--cluster-id={base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip('=')}"
+    command = [*java, "kafka.tools.StorageTool", "format", cluster, "-c", "server.properties"]
     with log.open("ab") as output:
         done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
     if done.returncode != 0:
