@@ -114,6 +114,20 @@ def up(settings: Settings, *, say: Say) -> Endpoints:
     return endpoints(settings)
 
 
+@contextmanager
+def running(settings: Settings, *, say: Say) -> Iterator[Endpoints]:
+    """Services for one command: those already up are left up, those it had to start are stopped with it."""
+    try:
+        found, ours = endpoints(settings), False
+    except ServiceUnavailable:
+        found, ours = up(settings, say=say), True
+    try:
+        yield found
+    finally:
+        if ours:
+            down(settings)
+
+
 def down(settings: Settings) -> None:
     """Stop what `up` started. Data stays; what is not running is no error."""
     with _locked(settings.home):

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from infra import process, services, settings
@@ -36,16 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _act(options: argparse.Namespace, chosen: settings.Settings) -> int:
     if options.command == "add":
         read_directory(options.directory)  # what is refused is refused before anything starts
-    found = services.up(chosen, say=process.say)
-    log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)
-    try:
+    with (
+        services.running(chosen, say=process.say) as found,
+        closing(KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)) as log,
+    ):
         if options.command == "list":
             return _list(log, options.json)
         application = add_directory(log, options.directory, Split(options.split), chosen.sandbox)
         print(f"{application.name}  {application.application_id}  {len(application.expected_test_ids)} tests")
         return 0
-    finally:
-        log.close()
 
 
 def add_directory(log: Log, directory: Path, split: Split, sandbox: str) -> ApplicationRegistered:

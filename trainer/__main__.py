@@ -19,7 +19,7 @@ from infra.kafka import KafkaLog
 from infra.lab.orchestra import FAMILY, WEIGHTS, filled_in
 from infra.log import Log
 from infra.memory import MemoryLog
-from infra.problems import BadInput, RunsDiffer, ServiceUnavailable
+from infra.problems import BadInput, RunsDiffer
 from infra.sandbox.open import open_sandbox
 from infra.sandbox.suite import Sandbox
 from infra.settings import Settings
@@ -122,7 +122,7 @@ def _drive(spec: Specification, chosen: Settings, json_file: str | None, display
     """Services, applications, one process per role, progress, and what is to be said at the end."""
     _refuse_before_start(spec)
     stop = process.stop_on_signals()
-    with conduct.sole_conductor(chosen.home), _services(chosen) as found:
+    with conduct.sole_conductor(chosen.home), services.running(chosen, say=process.say) as found:
         log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)
         try:
             spec = filled_in(_with_applications(log, spec, chosen))
@@ -143,20 +143,6 @@ def _drive(spec: Specification, chosen: Settings, json_file: str | None, display
             return demo.close(display.story, ended, chosen.home, json_file, closing)
         finally:
             log.close()
-
-
-@contextmanager
-def _services(chosen: Settings) -> Iterator[services.Endpoints]:
-    """Services for one command: those already up are left up, those it started are stopped with it."""
-    try:
-        found, ours = services.endpoints(chosen), False
-    except ServiceUnavailable:
-        found, ours = services.up(chosen, say=process.say), True
-    try:
-        yield found
-    finally:
-        if ours:
-            services.down(chosen)
 
 
 def _with_applications(log: Log, spec: Specification, chosen: Settings) -> Specification:
@@ -205,7 +191,7 @@ def _environment(chosen: Settings, found: services.Endpoints) -> dict[str, str]:
 
 @contextmanager
 def _log(chosen: Settings) -> Iterator[KafkaLog]:
-    with _services(chosen) as found:
+    with services.running(chosen, say=process.say) as found:
         log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)
         try:
             yield log

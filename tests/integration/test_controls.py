@@ -69,3 +69,13 @@ def test_the_controls_score_one_and_zero(
         rates[control] = point["held_out_pass_rate"]
     assert rates == {"positive": 1.0, "negative": 0.0}
     assert survivors(iccm.home) == []
+
+
+@pytest.mark.timeout(120)
+def test_adding_an_application_leaves_it_on_the_log_and_no_process(folder: Path, tmp_path: Path) -> None:
+    iccm = Iccm(tmp_path / "home")
+    assert "4 tests" in iccm.run("apps", "add", str(folder)).stdout
+    assert survivors(iccm.home) == []
+    (row,) = json.loads(iccm.run("apps", "list", "--json").stdout)
+    assert (row["state"], row["tests"]) == ("verified", "4")
+    assert survivors(iccm.home) == []
