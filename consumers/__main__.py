@@ -9,6 +9,7 @@ from infra import process, services, settings
 from infra.blobs import Blobs
 from infra.kafka import KafkaLog
 from infra.log import Job
+from infra.opening import opened_log
 from infra.postgres import Database
 from schemas.events import ApplicationRegistered
 
@@ -25,8 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(role: str, slot: int | None, chosen: settings.Settings) -> int:
     stop = process.stop_on_signals()
     found = services.endpoints(chosen)
-    log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home, slot=slot)
-    try:
+    with opened_log(chosen, found, slot) as log:
         match role:
             case "project":
                 project.project(log, Database(found.postgres, schema=chosen.namespace), stop=stop)
@@ -34,8 +34,6 @@ def _serve(role: str, slot: int | None, chosen: settings.Settings) -> int:
                 project.rebuild(log, Database(found.postgres, schema=chosen.namespace))
             case _:
                 JOBS[role](log, chosen, stop)
-    finally:
-        log.close()
     return 0
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from consumers.rows import Fact, Reference, fact
+from infra import failpoints
 from infra.log import Log, Record
 from infra.postgres import Database, Parked, Place, Refused, Tables
 from schemas.avro import decode, encode
@@ -141,6 +142,7 @@ def apply(tables: Tables, records: Sequence[Record], reached: Mapping[Place, int
     with tables.transaction():
         if tables.offsets() != reached:
             raise _Moved
+        failpoints.reached("project", "sql_begun")
         fresh = [record for record in records if record.offset >= reached.get((record.topic, record.partition), 0)]
         tables.park([_unreadable(record) for record in fresh if record.event is None])
         arriving = _by_table(
@@ -149,8 +151,11 @@ def apply(tables: Tables, records: Sequence[Record], reached: Mapping[Place, int
         for table in TABLES:
             for later, reads in _by_table(_store(tables, table, arriving[table])).items():
                 arriving[later] += reads
+        failpoints.reached("project", "rows_written")
         passed = _after(fresh)
         tables.advance(passed)
+        failpoints.reached("project", "offsets_written")
+    failpoints.reached("project", "sql_committed")
     return {**reached, **passed}
 
 

@@ -29,6 +29,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetadata  # type: ignore[attr-defined]
 
 from infra import process
+from infra.failpoints import reached
 from infra.ledger import Framed, Ledger, framed
 from infra.log import Job, OutcomeUnknown, Record, ReferenceMissing, Writer
 from infra.problems import BadInput, Fenced, ServiceUnavailable
@@ -214,7 +215,7 @@ class KafkaLog:
         namespace = self._cluster.namespace
         with held_slot(self._home, namespace, job.role, self._slot_number) as number:
             slot = f"{namespace}.{job.role}.{number}"
-            transactions = _Transactions(self._cluster, slot)  # first: it ends what a dead predecessor left open
+            transactions = _Transactions(self._cluster, slot, job.role)  # first: ends what was left open
             runs = _Reader(self._cluster, (RunEnded,), self._ends((RunEnded,)))
             try:
                 worker = _Worker(self._cluster, job, slot, transactions, self._ledger(job), runs)
@@ -394,12 +395,13 @@ class _Superseded(Fenced):
 class _Transactions:
     """A transactional producer under a fixed name. After anything but _Refused it must be thrown away."""
 
-    def __init__(self, cluster: "_Cluster", name: str) -> None:
-        self._cluster, self._name = cluster, name
+    def __init__(self, cluster: "_Cluster", name: str, role: str) -> None:
+        self._cluster, self._name, self._role = cluster, name, role
         config = cluster.producing() | {"transactional.id": name} | TRANSACTIONAL
         self._producer = Producer(config, logger=logger)
         with cluster.reaching():
             self._producer.init_transactions(3 * TRANSACTION_SECONDS)
+        reached(role, "opened", name)
 
     def commit(
         self, facts: Sequence[Framed], offsets: Sequence[TopicPartition] = (), group: object | None = None
@@ -420,10 +422,14 @@ class _Transactions:
     def _commit(self, facts: Sequence[Framed], offsets: Sequence[TopicPartition], group: object | None) -> None:
         with self._told_apart():
             self._producer.begin_transaction()
+            reached(self._role, "transaction_begun", facts)
             self._cluster.send(self._producer, facts)
+            reached(self._role, "produced", facts)
             if offsets:
                 self._producer.send_offsets_to_transaction(list(offsets), group, TRANSACTION_SECONDS)
+                reached(self._role, "offsets_sent", offsets)
             self._producer.commit_transaction(TRANSACTION_SECONDS)
+            reached(self._role, "committed", facts)
 
     @contextmanager
     def _told_apart(self) -> Iterator[None]:
@@ -448,7 +454,8 @@ class _Transactions:
 
 class _Writer:
     def __init__(self, cluster: "_Cluster", name: str) -> None:
-        self._cluster, self._transactions = cluster, _Transactions(cluster, name)
+        self._cluster = cluster
+        self._transactions = _Transactions(cluster, name, role=name.rpartition(".")[2])
 
     def publish(self, events: Sequence[Event]) -> None:
         """All of these or none."""
@@ -622,6 +629,7 @@ class _Worker:
         self._see_ended_runs()
         with self._polling():
             facts = self._ledger.answer(part)
+        reached(self._job.role, "effect_done", facts)
         if batch.assignment != self._assignment:
             return False
         if not self._commit(facts, part, batch):
@@ -638,7 +646,7 @@ class _Worker:
         except _Refused:
             return False
         except (OutcomeUnknown, _Superseded):  # whose the slot is, the group says at the next poll
-            self._transactions = _Transactions(self._cluster, self._slot)
+            self._transactions = _Transactions(self._cluster, self._slot, self._job.role)
             return False
         return True
 
@@ -663,6 +671,8 @@ class _Worker:
                 records += polled
                 due += sum(self._ledger.is_due(record) for record in polled)
                 seconds = self._job.gather_seconds
+        if records:
+            reached(self._job.role, "polled", records)
         return _Batch(records, self._consumer.consumer_group_metadata(), assignment)
 
     def _poll(self, seconds: float, count: int) -> list[Record]:
@@ -687,6 +697,7 @@ class _Worker:
         consumer.assign(partitions)
         consumer.pause(partitions)
         self._paused = True
+        reached(self._job.role, "joined", partitions)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:  # noqa: ARG002
         self._assignment += 1

@@ -4,12 +4,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
-from contextlib import closing
 from pathlib import Path
 
-from infra import process, services, settings
-from infra.kafka import KafkaLog
+from infra import process, settings
 from infra.log import Log
+from infra.opening import running_log
 from infra.problems import ApplicationRefused
 from infra.sandbox.open import collect, open_sandbox
 from infra.sandbox.suite import Sandbox
@@ -37,10 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _act(options: argparse.Namespace, chosen: settings.Settings) -> int:
     if options.command == "add":
         read_directory(options.directory)  # what is refused is refused before anything starts
-    with (
-        services.running(chosen, say=process.say) as found,
-        closing(KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)) as log,
-    ):
+    with running_log(chosen) as log:
         if options.command == "list":
             return _list(log, options.json)
         application = add_directory(log, options.directory, Split(options.split), chosen.sandbox)

@@ -22,6 +22,7 @@ from schemas.derived import EPOCH, default_of, field_kind, field_types, items, o
 from schemas.events import (
     ENUM_DEFAULTS,
     DeadLettered,
+    DeadLetterReplayed,
     DraftFailed,
     Event,
     ImplementationFailed,
@@ -78,7 +79,7 @@ def slots(events: Iterable[Event]) -> dict[Slot, bytes]:
     counts. Facts of two runs at once are refused."""
     first: dict[str, Event] = {}
     for event in events:
-        if not isinstance(event, DeadLettered):
+        if not isinstance(event, DeadLettered | DeadLetterReplayed):
             first.setdefault(event.event_id, event)
     runs = {event.run_id for event in first.values()} - {None}
     if len(runs) > 1:

@@ -224,6 +224,18 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteUnit:
+    """One test file's part in a verdict, run alone with all it can import: what is paid for once."""
+
+    work_key: str  # hash of everything that was in the box: the rebuild, this file, what it imports, the environment
+    path: str
+    test_ids: tuple[str, ...]
+    verdict: Verdict
+    cause: str = ""
+    answered_from: str | None = None  # the event whose answer was used again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassRate:
     """How much of the suite one model's rebuild passed. None: the machine's fault, scores nothing."""
 
@@ -326,8 +338,13 @@ class RunStarted(Event):
     numerics: Numerics = measured()
     code_version: str = measured(default="")
     offsets: tuple[Offset, ...] = measured(default=())
-    parent_run_id: str | None = reference(default=None)
-    parent_step: int | None = None
+    # Where a run comes from does not decide what it is: a fork with nothing changed equals its parent.
+    parent_run_id: str | None = measured(default=None)
+    parent_step: int | None = measured(default=None)  # the newest update shared with the parent; None: a re-scoring
+    label: str = measured(default="")  # a name a person gave
+    scoring: str = (
+        ""  # of a re-scoring, the function as package.module:name; "" where the specification's weights score
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,6 +439,7 @@ class SuiteRan(DraftEvent):
     evidence: Evidence = measured(default_factory=Evidence)
     work_key: str = measured(default="")  # hash of the rebuild's files, the suite and the environment
     answered_from: str | None = measured(default=None)
+    units: tuple[SuiteUnit, ...] = measured(default=())  # one per test file, in the order of their paths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -502,3 +520,16 @@ class DeadLettered(Event):
     stage: str
     exception: str
     attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterReplayed(Event):
+    """A person had a dead letter's record worked on again; what followed is on the log, or why nothing did."""
+
+    dead_letter_id: str = reference()
+    topic: str
+    partition: int
+    offset: int
+    stage: str
+    written: int  # facts that were new on the log; the others stood there already and stay
+    exception: str  # why it failed again; "" when it did not

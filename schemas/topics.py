@@ -11,6 +11,7 @@ from schemas.events import (
     ApplicationRejected,
     ApplicationVerified,
     DeadLettered,
+    DeadLetterReplayed,
     DraftFailed,
     Event,
     ImplementationFailed,
@@ -42,6 +43,7 @@ KINDS: tuple[type[Event], ...] = (
     ValidationCompleted,
     RunEnded,
     DeadLettered,
+    DeadLetterReplayed,
 )
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024 + 64 * 1024  # the largest event with its frame, key, headers and batch
@@ -71,7 +73,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("implementations", (ImplementationWritten, ImplementationFailed), "application_id"),
     Topic("tests", (SuiteRan,), "application_id"),
     Topic("rewards", (RewardScored,), "application_id"),
-    Topic("deadletters", (DeadLettered,), "topic"),
+    Topic("deadletters", (DeadLettered, DeadLetterReplayed), "topic"),
     Topic("conversations", (), "conversation_id"),
 )
 

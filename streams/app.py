@@ -22,6 +22,7 @@ from faust import Stream
 from faust.exceptions import ProducerSendError
 from faust.types import TP, EventT, Message, RecordMetadata, StreamT, TopicT
 
+from infra.failpoints import reached
 from infra.log import MAX_EVENT_BYTES
 from infra.problems import ServiceUnavailable
 from infra.process import clock as wall_clock
@@ -169,8 +170,11 @@ class Desk:
     async def _take(self, event: EventT[bytes]) -> None:
         page = self._pages.setdefault((event.message.tp, event.message.generation_id), Page())
         page.take(event)
+        reached(ROLE, "taken", event.message)
         for output in self._answers(page, event):
+            reached(ROLE, "scored", output)
             await self._send(page, output)
+            reached(ROLE, "sent", output)
         page.settle()
 
     def _answers(self, page: Page, event: EventT[bytes]) -> Sequence[Event]:
@@ -211,6 +215,7 @@ class Desk:
             self._app.add_future(self._app.crash(refused))
             return
         page.unsent -= 1
+        reached(ROLE, "acknowledged")
         page.settle()
 
     def _dead_letter(self, message: Message, fact: Event | None, raised: Exception) -> DeadLettered:

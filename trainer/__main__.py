@@ -6,8 +6,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -15,11 +14,12 @@ from pathlib import Path
 
 from infra import process, services, settings
 from infra.blobs import Blobs
-from infra.kafka import KafkaLog
 from infra.lab.orchestra import FAMILY, WEIGHTS, filled_in
 from infra.log import Log
 from infra.memory import MemoryLog
+from infra.opening import opened_log, running_log
 from infra.problems import BadInput, RunsDiffer
+from infra.runs import Run, facts_of, named, runs_on
 from infra.sandbox.open import open_sandbox
 from infra.sandbox.suite import Sandbox
 from infra.settings import Settings
@@ -38,7 +38,6 @@ from schemas.events import (
 from schemas.identity import event_id
 from schemas.topics import KINDS
 from trainer import conduct, demo, reports
-from trainer.runs import Run, named
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,27 +121,27 @@ def _drive(spec: Specification, chosen: Settings, json_file: str | None, display
     """Services, applications, one process per role, progress, and what is to be said at the end."""
     _refuse_before_start(spec)
     stop = process.stop_on_signals()
-    with conduct.sole_conductor(chosen.home), services.running(chosen, say=process.say) as found:
-        log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)
-        try:
-            spec = filled_in(_with_applications(log, spec, chosen))
-            run = conduct.choose_run(log, spec, process.clock(), process.say)
-            ended = conduct.conduct(
-                log,
-                run,
-                conduct.role_commands(chosen.home, run.run_id, spec),
-                home=chosen.home,
-                environment=_environment(chosen, found),
-                stop=stop,
-                show=display.show,
-                say=process.say,
-            )
-            if ended is None:
-                process.say("stopped; the same command goes on from here")
-                return process.INTERRUPTED
-            return demo.close(display.story, ended, chosen.home, json_file, closing)
-        finally:
-            log.close()
+    with (
+        conduct.sole_conductor(chosen.home),
+        services.running(chosen, say=process.say) as found,
+        opened_log(chosen, found) as log,
+    ):
+        spec = filled_in(_with_applications(log, spec, chosen))
+        run = conduct.choose_run(log, spec, process.clock(), process.say)
+        ended = conduct.conduct(
+            log,
+            run,
+            conduct.role_commands(chosen.home, run.run_id, spec),
+            home=chosen.home,
+            environment=_environment(chosen, found),
+            stop=stop,
+            show=display.show,
+            say=process.say,
+        )
+        if ended is None:
+            process.say("stopped; the same command goes on from here")
+            return process.INTERRUPTED
+        return demo.close(display.story, ended, chosen.home, json_file, closing)
 
 
 def _with_applications(log: Log, spec: Specification, chosen: Settings) -> Specification:
@@ -189,19 +188,9 @@ def _environment(chosen: Settings, found: services.Endpoints) -> dict[str, str]:
 # ---- looking at runs -----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _log(chosen: Settings) -> Iterator[KafkaLog]:
-    with services.running(chosen, say=process.say) as found:
-        log = KafkaLog(found.kafka, chosen.namespace, chosen.partitions, chosen.home)
-        try:
-            yield log
-        finally:
-            log.close()
-
-
 def _list(options: argparse.Namespace) -> int:
-    with _log(settings.read()) as log:
-        rows = [_row(run) for run in conduct.runs_on(log)]
+    with running_log(settings.read()) as log:
+        rows = [_row(run) for run in runs_on(log)]
     if options.json:
         print(json.dumps(rows, indent=1))
     for row in rows if not options.json else ():
@@ -223,9 +212,9 @@ def _row(run: Run) -> dict[str, object]:
 
 
 def _show(options: argparse.Namespace) -> int:
-    with _log(settings.read()) as log:
-        run = named(conduct.runs_on(log), options.run)
-        points = reports.curve(_facts_of(log, run))
+    with running_log(settings.read()) as log:
+        run = named(runs_on(log), options.run)
+        points = reports.curve(facts_of(log, run))
     if options.json:
         print(json.dumps({**_row(run), "curve": reports.as_plain(points)}, indent=1))
         return 0
@@ -248,14 +237,8 @@ def _named_facts(name: str) -> list[Event]:
     """The facts of `RUN` here, or of `HOME:RUN` under another home; its services are started if they are not up."""
     home, colon, run = name.rpartition(":")
     chosen = replace(settings.read(), home=Path(home).absolute(), kafka="", postgres="") if colon else settings.read()
-    with _log(chosen) as log:
-        return list(_facts_of(log, named(conduct.runs_on(log), run)))
-
-
-def _facts_of(log: Log, run: Run) -> Iterator[Event]:
-    for record in log.replay(KINDS, start=run.started.offsets):
-        if record.event is not None and record.event.run_id == run.started.run_id:
-            yield record.event
+    with running_log(chosen) as log:
+        return list(facts_of(log, named(runs_on(log), run)))
 
 
 # ---- the trainer of one run ----------------------------------------------------------------------------------------
@@ -264,12 +247,9 @@ def _facts_of(log: Log, run: Run) -> Iterator[Event]:
 def _train(options: argparse.Namespace) -> int:
     chosen, stop = settings.read(), process.stop_on_signals()
     spec = filled_in(specification(options.specification))
-    log = KafkaLog(services.endpoints(chosen).kafka, chosen.namespace, chosen.partitions, chosen.home)
-    try:
+    with opened_log(chosen, services.endpoints(chosen)) as log:
         blobs = Blobs(services.blobs_url(chosen))
         _play(log, blobs, options.run, spec, f"{chosen.namespace}.{options.run}.trainer", stop)
-    finally:
-        log.close()
     return 0
 
 
@@ -281,7 +261,7 @@ def _play(
     from trainer.train import train
 
     policy = Policy(WEIGHTS / "cet-d", learning=spec.learning, seed=spec.seed)
-    known = [run.started for run in conduct.runs_on(log) if run.started.run_id == run_id]
+    known = [run.started for run in runs_on(log) if run.started.run_id == run_id]
     applications = _drawable(log, spec)
     started = known[0] if known else _begin(log, run_id, spec, [each.application_id for each in applications])
     return train(

@@ -15,22 +15,19 @@ from pathlib import Path
 
 from infra.log import Log
 from infra.problems import Busy, ServiceUnavailable
+from infra.runs import runs_on
 from infra.specification import as_text
 from infra.supervisor import Change, Supervisor
 from schemas.events import (
     Event,
     Offset,
     PolicyUpdated,
-    RoundOpened,
     RunEnded,
-    RunStarted,
     Specification,
     ValidationCompleted,
 )
-from schemas.topics import KINDS as ALL_KINDS
-from trainer.runs import Run, abandoned, choose, runs
-
-KINDS = (RunStarted, RoundOpened, PolicyUpdated, ValidationCompleted, RunEnded)
+from schemas.topics import KINDS
+from trainer.runs import abandoned, choose
 
 PATIENCE = 12  # deaths of one role without progress before the conductor gives up
 
@@ -59,11 +56,6 @@ def sole_conductor(home: Path) -> Iterator[None]:
                 "wait for it, stop it with Ctrl-C, or set ICCM_HOME to another folder",
             ) from held
         yield
-
-
-def runs_on(log: Log) -> list[Run]:
-    """Every run on the log."""
-    return runs(record.event for record in log.replay(KINDS) if record.event is not None)
 
 
 def choose_run(log: Log, specification: Specification, now: datetime, say: Say) -> Chosen:
@@ -118,7 +110,7 @@ def _watch(
     log: Log, chosen: Chosen, supervisor: Supervisor, stop: Callable[[], bool], show: Show, say: Say
 ) -> RunEnded | None:
     deaths: Counter[str] = Counter()  # since the run last moved
-    for batch in log.follow(ALL_KINDS, start=chosen.start, stop=stop):
+    for batch in log.follow(KINDS, start=chosen.start, stop=stop):
         for change in supervisor.poll():
             _report(change, deaths, say)
         for event in (record.event for record in batch):

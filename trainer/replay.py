@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from infra.blobs import BlobCorrupt, BlobMissing, Blobs
+from infra.failpoints import reached
 from infra.log import Log
 from infra.problems import BadInput, RunsDiffer
 from schemas.events import Event, Numerics, PolicyUpdated, Purpose, RequirementsDrafted, RoundOpened, RunStarted
@@ -25,7 +26,9 @@ def learn(policy: Policy, run: Course, played: CompleteRound, blobs: Blobs, cloc
     begun, parent = clock(), policy.digest
     taught = lesson(run.specification, played)
     result, skipped = _step(policy, run, played, taught)
+    reached("trainer", "learnt", played.opened)
     saved = checkpoint.save(blobs, policy)
+    reached("trainer", "checkpoint_written", saved)
     now = clock()
     return PolicyUpdated(
         event_id=event_id(run.run_id, played.opened.event_id, "update"),

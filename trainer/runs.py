@@ -4,22 +4,12 @@ Pure: from the facts of topic `runs` to a decision. A run is open until its RunE
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from infra.problems import BadInput
-from schemas.events import Event, PolicyUpdated, RunEnded, RunOutcome, RunStarted, Specification
+from infra.runs import Run
+from schemas.events import RunEnded, RunOutcome, Specification
 from schemas.identity import event_id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One run as far as topic `runs` tells."""
-
-    started: RunStarted
-    ended: RunEnded | None = None
-    rounds: int = 0  # train rounds closed so far
-    policy_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +18,6 @@ class Choice:
 
     resume: Run | None
     abandon: list[Run] = field(default_factory=list)
-
-
-def runs(facts: Iterable[Event]) -> list[Run]:
-    """Every run on the log, in the order they started; the first fact with an id wins."""
-    found: dict[str, Run] = {}
-    for fact in facts:
-        run_id = fact.run_id or ""
-        match fact:
-            case RunStarted():
-                found.setdefault(run_id, Run(started=fact))
-            case RunEnded() if run_id in found and found[run_id].ended is None:
-                found[run_id] = replace(found[run_id], ended=fact)
-            case PolicyUpdated() if run_id in found and fact.round > found[run_id].rounds:
-                found[run_id] = replace(found[run_id], rounds=fact.round, policy_digest=fact.policy_digest)
-    return sorted(found.values(), key=lambda run: (run.started.recorded_at, run.started.event_id))
 
 
 def choose(found: Iterable[Run], specification: Specification) -> Choice:
@@ -66,16 +41,3 @@ def abandoned(run: Run, now: datetime) -> RunEnded:
         rounds=run.rounds,
         policy_digest=run.policy_digest,
     )
-
-
-def named(found: list[Run], name: str) -> Run:
-    """The run called `name`: an id, the unambiguous beginning of one, or `latest`."""
-    if not found:
-        raise BadInput("there is no run on this log", "start one with `iccm demo`")
-    if name == "latest":
-        return found[-1]
-    matching = [run for run in found if (run.started.run_id or "").startswith(name)]
-    if len(matching) != 1:
-        many = "no run" if not matching else f"{len(matching)} runs"
-        raise BadInput(f"{many} on this log begin with {name!r}", "`iccm run list` names them")
-    return matching[0]

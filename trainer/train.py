@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from infra.blobs import BlobCorrupt, BlobMissing, Blobs
+from infra.failpoints import reached
 from infra.log import Log, OutcomeUnknown, Record, Writer
 from infra.problems import BadInput
-from schemas.events import ApplicationRegistered, Event, Purpose, RunEnded, RunStarted
+from schemas.events import ApplicationRegistered, Event, PolicyUpdated, Purpose, RunEnded, RunStarted
 from trainer import checkpoint
 from trainer.policy import Policy, numerics
 from trainer.replay import Clock, learn, rebuild, require_numerics
@@ -100,7 +101,9 @@ def _live(life: _Trainer, stop: Callable[[], bool]) -> RunEnded | None:
     end = life.log.end_offsets()
     for kinds in (ROUND_FACTS, DRAFT_FACTS):  # closed rounds first, so that what they gathered is never kept
         _take(life, life.log.replay(kinds, start=life.started.offsets, until=end))
+    reached("trainer", "read_to_end")
     _become(life)
+    reached("trainer", "restored")
     _decide(life)
     for batch in life.log.follow((*ROUND_FACTS, *DRAFT_FACTS), start=end, stop=stop):
         if life.state.ended is not None:
@@ -161,5 +164,7 @@ def _openings(life: _Trainer, number: int, cause: Event) -> list[Event]:
 
 def _publish(life: _Trainer, facts: Sequence[Event]) -> None:
     life.writer.publish(facts)
+    if isinstance(facts[0], PolicyUpdated):
+        reached("trainer", "update_published", facts[0])
     for fact in facts:
         fold(life.state, fact)

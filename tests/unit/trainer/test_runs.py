@@ -3,9 +3,10 @@
 import pytest
 
 from infra.problems import BadInput
+from infra.runs import named, runs
 from schemas.events import RunOutcome, Specification
 from tests.histories import at, policy_updated, run_ended, run_started
-from trainer.runs import abandoned, choose, named, runs
+from trainer.runs import abandoned, choose
 
 MINE = Specification(seed=1)
 OTHER = Specification(seed=2)
