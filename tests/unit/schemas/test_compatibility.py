@@ -1,9 +1,12 @@
 """Which edits may follow what is on the log, and by which rule the others may not."""
 
+import io
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import fastavro
+import fastavro.utils
 import pytest
 
 from schemas.compatibility import (
@@ -188,6 +191,20 @@ def test_this_may_not_change_and_the_refusal_names_field_and_rule(label: str) ->
     refusals = judge("Thing", edited(edit), {1: THING})
     assert (field, rule) in {(refusal.field, refusal.rule) for refusal in refusals}
     assert all(f"Thing.{refusal.field}: {refusal.rule}" in str(refusal) for refusal in refusals)
+
+
+@pytest.mark.parametrize("label", ALLOWED)
+def test_what_may_change_is_read_both_ways_by_avro_itself(label: str) -> None:
+    old, new = (fastavro.parse_schema(schema) for schema in (THING, edited(ALLOWED[label])))
+    for written, read in ((old, new), (new, old)):
+        for record in fastavro.utils.generate_many(written, 5):
+            frame = io.BytesIO()
+            fastavro.schemaless_writer(frame, written, record)
+            assert fastavro.schemaless_reader(io.BytesIO(frame.getvalue()), written, read) is not None
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(ALLOWED) + len(REFUSED) >= 60
 
 
 def test_an_enum_that_had_no_default_cannot_grow() -> None:
