@@ -5,12 +5,13 @@ where it came. A fact is reduced before it is compared: measured fields are blan
 slots those facts stand in, so run ids, event ids, clocks, offsets and the order of arrival say nothing.
 
 Dead letters have no slot: they tell where a record lies on one log. What the run made of it stands in its own facts.
+A fork is compared with its whole past: what it shares with the runs it comes from counts as its own.
 """
 
 import math
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -30,6 +31,7 @@ from schemas.events import (
     Purpose,
     RequirementsDrafted,
     RunEnded,
+    RunStarted,
 )
 from schemas.topics import KINDS
 
@@ -74,21 +76,23 @@ class Difference:
         return f"{where} is {_shortened(self.left)} on the left, {_shortened(self.right)} on the right"
 
 
-def slots(events: Iterable[Event]) -> dict[Slot, bytes]:
+def slots(events: Iterable[Event], lineage: Sequence[str] = ()) -> dict[Slot, bytes]:
     """The canonical form of one run's facts, whatever their order and repetition. Of facts with one id the first
-    counts. Facts of two runs at once are refused."""
+    counts. Facts of several runs are refused, unless `lineage` names them all: the last of them is the run, the others
+    are those it comes from, and `events` hold what it shares with them (`infra.runs.history_of`)."""
     first: dict[str, Event] = {}
     for event in events:
         if not isinstance(event, DeadLettered | DeadLetterReplayed):
             first.setdefault(event.event_id, event)
     runs = {event.run_id for event in first.values()} - {None}
-    if len(runs) > 1:
+    if len(runs) > 1 and not runs <= set(lineage):
         raise ValueError(f"these are facts of {len(runs)} runs ({', '.join(sorted(map(str, runs)))}): give one run's")
     stands = {event_id: slot_of(event) for event_id, event in first.items()}
     names = {event_id: str(slot) for event_id, slot in stands.items()}
     frames: dict[Slot, list[bytes]] = defaultdict(list)
     for event_id, event in first.items():
-        frames[stands[event_id]].append(canonical(event, names))
+        if not (isinstance(event, RunStarted) and event.run_id in lineage[:-1]):
+            frames[stands[event_id]].append(canonical(event, names))
     return {
         replace(slot, copy=copy) if copy else slot: frame
         for slot, alike in frames.items()
@@ -98,16 +102,28 @@ def slots(events: Iterable[Event]) -> dict[Slot, bytes]:
 
 def first_difference(left: Iterable[Event], right: Iterable[Event]) -> Difference | None:
     """Where two runs part first, in the order of a run's life; None when they are equal."""
-    ours, theirs = slots(left), slots(right)
+    return first_difference_of(slots(left), slots(right))
+
+
+def first_difference_of(ours: Mapping[Slot, bytes], theirs: Mapping[Slot, bytes]) -> Difference | None:
+    """Where two canonical forms part first, in the order of a run's life; None when they are equal."""
     differing = [slot for slot in ours.keys() | theirs.keys() if ours.get(slot) != theirs.get(slot)]
     if not differing:
         return None
-    slot = min(differing, key=_place)
+    slot = min(differing, key=order_of_life)
     if slot not in ours or slot not in theirs:
         left_word, right_word = ("present" if slot in side else "absent" for side in (ours, theirs))
         return Difference(slot=slot, field="", left=left_word, right=right_word)
     path, one, other = next(_differences("", decode(ours[slot]), decode(theirs[slot])))
     return Difference(slot=slot, field=path, left=one, right=other)
+
+
+def divergence(left: Event, right: Event) -> Difference | None:
+    """Where two facts part first, ids and clocks included; None when they are equal byte for byte."""
+    if encode(left) == encode(right):
+        return None
+    path, one, other = next(_differences("", left, right))
+    return Difference(slot=slot_of(left), field=path, left=one, right=other)
 
 
 def slot_of(event: Event) -> Slot:
@@ -128,7 +144,7 @@ def canonical(event: Event, names: Mapping[str, str]) -> bytes:
     return encode(_reduced(event, names))
 
 
-def _place(slot: Slot) -> tuple[float, int, int, str, int, str, int]:
+def order_of_life(slot: Slot) -> tuple[float, int, int, str, int, str, int]:
     """Where a slot comes in the order of a run's life."""
     end = math.inf if slot.family == RunEnded.__name__ else -1
     purpose = list(Purpose).index(slot.purpose or Purpose.TRAIN)

@@ -24,6 +24,7 @@ from schemas.events import (
     RunStarted,
     SuiteRan,
     ValidationCompleted,
+    Verdict,
 )
 
 KINDS: tuple[type[Event], ...] = (
@@ -99,6 +100,33 @@ def broker_name(namespace: str, entity: str) -> str:
     return f"{namespace}.{entity}.v1"
 
 
+# Verdicts about the code itself. What a clock, a limit or a broken machine had a part in is tried afresh.
+REUSABLE = frozenset({Verdict.PASSED, Verdict.FAILED, Verdict.ERROR})
+
+ID_HEADER = "ce_id"
+WORK_HEADER = "iccm_work"  # the keys of the answers a record paid for, separated by spaces
+MAX_WORK_KEYS = 500  # in one header: a message must stay within MAX_MESSAGE_BYTES
+
+
+def work_keys(event: Event) -> tuple[str, ...]:
+    """The keys under which this fact answers equal work: of answers that were paid for here and may be used again.
+
+    A unit's results stand among its fact's, so a unit that passed is of use only where the fact has results.
+    """
+    match event:
+        case ImplementationWritten(finish_reason="stop", answered_from=None, work_key=key) if key:
+            return (key,)
+        case SuiteRan():
+            return tuple(
+                unit.work_key
+                for unit in event.units
+                if unit.answered_from is None
+                and unit.verdict in REUSABLE
+                and (event.results or unit.verdict is Verdict.ERROR)
+            )
+    return ()
+
+
 def _topic(kind: type[Event]) -> Topic:
     if kind not in _TOPIC_OF:
         raise ValueError(f"{kind.__name__} has no topic: add it to TOPICS in schemas/topics.py")
@@ -106,12 +134,19 @@ def _topic(kind: type[Event]) -> Topic:
 
 
 def cloud_event_headers(event: Event, namespace: str) -> list[tuple[str, str]]:
-    """CloudEvents attributes of a record, for other people's tools; never read back."""
+    """CloudEvents attributes of a record, for other people's tools; read back only to name a record, never trusted."""
     return [
-        ("ce_id", event.event_id),
+        (ID_HEADER, event.event_id),
         ("ce_type", f"iccm.{type(event).__name__}"),
         ("ce_source", f"/{namespace}"),
         ("ce_specversion", "1.0"),
         ("ce_time", event.recorded_at.isoformat()),
         ("content-type", "application/avro"),
     ]
+
+
+def record_headers(event: Event, namespace: str) -> list[tuple[str, str]]:
+    """All headers of a record: its CloudEvents attributes, and the keys of the work it paid for, if any."""
+    keys = work_keys(event)
+    work = [(WORK_HEADER, " ".join(keys[:MAX_WORK_KEYS]))] if keys else []
+    return [*cloud_event_headers(event, namespace), *work]

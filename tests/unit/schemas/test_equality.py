@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.derived import field_kind, field_types, items, optional
-from schemas.equality import Slot, first_difference, slot_of, slots
+from schemas.equality import Slot, first_difference, first_difference_of, slot_of, slots
 from schemas.events import (
     ApplicationRejected,
     ApplicationVerified,
     DeadLettered,
+    DeadLetterReplayed,
     DraftFailed,
     Event,
     Fault,
@@ -29,10 +30,13 @@ from schemas.events import (
     Purpose,
     RewardScored,
     RewardTerm,
+    RunStarted,
     Specification,
     SuiteRan,
+    SuiteUnit,
     ValidationCompleted,
     ValidationRow,
+    Verdict,
 )
 from schemas.identity import event_id
 from schemas.topics import KINDS
@@ -210,7 +214,11 @@ def other(value: Any, kind: Any) -> Any:
 
 
 def fresh(kind: Any) -> Any:
-    return Offset(topic="t", partition=0, offset=0) if kind is Offset else kind()
+    if kind is Offset:
+        return Offset(topic="t", partition=0, offset=0)
+    if kind is SuiteUnit:
+        return SuiteUnit(work_key="w", path="tests/test_a.py", test_ids=("a",), verdict=Verdict.PASSED)
+    return kind()
 
 
 def places(kind: str) -> list[Any]:
@@ -248,7 +256,10 @@ def test_no_measured_field_makes_a_difference(index: int, path: str) -> None:
     assert first_difference(a_run(), changed(a_run(), index, path, "measured")) is None
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not DeadLettered], ids=lambda kind: kind.__name__)
+WITH_A_SLOT = [kind for kind in KINDS if kind not in (DeadLettered, DeadLetterReplayed)]
+
+
+@pytest.mark.parametrize("kind", WITH_A_SLOT, ids=lambda kind: kind.__name__)
 def test_a_reference_to_another_fact_is_a_difference(kind: type[Event]) -> None:
     events = a_run()
     index = next(index for index, event in enumerate(events) if type(event) is kind)
@@ -358,5 +369,30 @@ def test_dead_letters_say_nothing_and_facts_of_two_runs_are_refused() -> None:
         slots([*a_run(), *retold(a_run(), OTHER_RUN)])
 
 
+def test_what_a_fork_shares_counts_as_its_own() -> None:
+    """The second half of the story is told by a fork: its facts have other ids, and name those of its parent."""
+    events = a_run()
+    half = len(events) // 2
+    own = [each for each in events if isinstance(each, RunStarted) or each in events[half:]]
+    ids = {each.event_id: f"forked {each.event_id}" for each in own}
+    history = [*events[:half], *(told(each, ids, OTHER_RUN) for each in own)]
+    lineage = (RUN, OTHER_RUN)
+    assert first_difference_of(slots(events), slots(history, lineage)) is None
+    with pytest.raises(ValueError, match="facts of 2 runs"):
+        slots(history)
+    with pytest.raises(ValueError, match="facts of 2 runs"):
+        slots(history, ("somebody", OTHER_RUN))
+
+
+def test_of_a_fork_and_its_parent_the_forks_specification_counts() -> None:
+    events = a_run()
+    started = next(each for each in events if isinstance(each, RunStarted))
+    changed_spec = replace(started.specification, seed=7)
+    fork = replace(started, event_id="fork", run_id=OTHER_RUN, specification=changed_spec)
+    difference = first_difference_of(slots(events), slots([*events, fork], (RUN, OTHER_RUN)))
+    assert difference is not None
+    assert (difference.field, difference.left, difference.right) == ("specification.seed", "1", "7")
+
+
 def test_every_kind_of_fact_took_part() -> None:
-    assert {type(event) for event in a_run()} == set(KINDS) - {DeadLettered}
+    assert {type(event) for event in a_run()} == set(WITH_A_SLOT)
