@@ -11,7 +11,7 @@ import uuid
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.problems import Problem
+from infra.problems import Problem, ServiceUnavailable
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +45,8 @@ class Blobs:
     def put(self, content: bytes) -> str:
         """The digest of the content, which is then stored durably: whole under its name, or not at all.
 
-        What stands there already is left alone if it is equal, so putting twice is putting once.
+        What stands there already is left alone if it is equal, so putting twice is putting once. Raises
+        ServiceUnavailable when a local folder does not take it.
         """
         digest = hashlib.sha256(content).hexdigest()
         if not self._holds(digest, content):
@@ -84,10 +85,16 @@ class Blobs:
         return bool(self._files.exists(place)) and self._files.cat_file(place) == content
 
     def _write(self, place: str, content: bytes) -> None:
-        if isinstance(self._files, LocalFileSystem):
-            _write_durably(place, content)
-        else:
+        if not isinstance(self._files, LocalFileSystem):
             self._files.pipe_file(place, content)  # object stores show an object only when it is complete
+            return
+        try:
+            _write_durably(place, content)
+        except OSError as failure:
+            raise ServiceUnavailable(
+                f"{len(content)} bytes could not be stored in {self._root}: {failure.strerror}",
+                "make room there, or set ICCM_BLOBS to another place; nothing is lost, the same work is done again",
+            ) from failure
 
 
 def _write_durably(place: str, content: bytes) -> None:

@@ -38,12 +38,23 @@ def framed(event: Event) -> Framed:
     return Framed(event, key_of(event), content)
 
 
-class Ledger:
-    """One worker's memory: runs that ended, owed facts already on the log, answers paid for but not yet on it."""
+StandIns = Callable[[Record], Sequence[Event]]
 
-    def __init__(self, job: Job, clock: Callable[[], datetime]) -> None:
+
+def _nothing(_: Record) -> Sequence[Event]:
+    return ()
+
+
+class Ledger:
+    """One worker's memory: runs that ended, owed facts already on the log, answers paid for but not yet on it.
+
+    `stand_ins` says which facts fill the slot that an unreadable record leaves empty.
+    """
+
+    def __init__(self, job: Job, clock: Callable[[], datetime], stand_ins: StandIns = _nothing) -> None:
         self._job = job
         self._clock = clock
+        self._stand_ins = stand_ins
         self._ended: set[str | None] = set()
         self._written: dict[str | None, set[str]] = defaultdict(set)
         self._paid: dict[str, tuple[Framed, ...]] = {}
@@ -102,7 +113,7 @@ class Ledger:
 
     def _answers(self, record: Record) -> tuple[Framed, ...]:
         if record.event is None:
-            return (framed(self._dead_letter(record, record.error, attempt=1)),)
+            return tuple(map(framed, (*self._stand_ins(record), self._dead_letter(record, record.error, attempt=1))))
         return self._paid[record.event.event_id]
 
     def _pay(self, records: Sequence[Record], attempt: int) -> None:
@@ -145,11 +156,12 @@ class Ledger:
             del self._paid[next(iter(self._paid))]
 
     def _dead_letter(self, record: Record, cause: str, attempt: int) -> DeadLettered:
+        cause_id = record.event.event_id if record.event else record.said_id
         return DeadLettered(
             event_id=self._dead_letter_id(record),
             recorded_at=self._clock(),
             run_id=record.event.run_id if record.event else None,
-            caused_by=(record.event.event_id,) if record.event else (),
+            caused_by=(cause_id,) if cause_id else (),
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,

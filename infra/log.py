@@ -1,4 +1,4 @@
-"""The log as everything above it sees it. `infra/kafka.py` is the real one; `infra/memory.py` the same in lists.
+"""The log as everything above it sees it. `infra/kafka/` is the real one; `infra/memory.py` the same in lists.
 
     Step   answers facts and remembers nothing.   step(a + b) == step(a) + step(b)
     Fold   remembers.   Duplicates, and any interleaving that keeps each partition's order, give the same outputs.
@@ -31,6 +31,8 @@ class Record:
     offset: int
     event: Event | None
     error: str = ""
+    said_id: str = ""  # of a record that cannot be read: the event id its header names, worth what its writer is worth
+    head: bytes = b""  # and its first bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,14 @@ class References(Protocol):
         """The first fact with this key. Waits a bounded time for one not yet seen, then raises ReferenceMissing."""
 
 
+class Answers(Protocol):
+    """Paid answers of one kind by their work key, complete as of its opening and followed as they grow."""
+
+    def __call__(self, keys: Collection[str]) -> dict[str, Event]:
+        """The visible answer to each of these keys that has one: of several the one with the smallest event id, for
+        ever after. It is an original (paid for, not itself answered from another) and names the key."""
+
+
 class ReferenceMissing(Exception):
     """A fact refers to another that never came. The fact is dead-lettered."""
 
@@ -83,10 +93,13 @@ class Log(Protocol):
         """Answer every fact of `job.reads` until `stop()`. Outputs and input offsets commit together, the slow effect
         before the transaction. Facts of ended runs are skipped, and so are inputs whose owed facts are all on the log.
         An input on which the step raises gets its failure facts and a DeadLettered in one transaction, and the rest
-        goes on; so does a record that cannot be decoded."""
+        goes on; so does a record that cannot be decoded, and the slot that its header names gets its failure fact."""
 
     def refer(self, kind: type[Event]) -> References:
         """Reference facts of one type, by the key of their topic."""
+
+    def answers(self, kind: type[Event]) -> Answers:
+        """Paid answers of one type, by their work keys."""
 
     def replay(
         self, kinds: Collection[type[Event]], *, start: Sequence[Offset] = (), until: Sequence[Offset] | None = None

@@ -1,4 +1,4 @@
-"""The log in lists: the twin of infra/kafka.py for tests and for runs in one process. It is gone with the process.
+"""The log in lists: the twin of infra/kafka/ for tests and for runs in one process. It is gone with the process.
 
 Honest about partitions: readers meet them interleaved by seed, transactions leave gaps in the offsets, and with
 `mishaps` a share of the transactions is aborted, or loses its group's place, or ends with nobody knowing how.
@@ -11,14 +11,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 
 from infra import process
+from infra.answers import Headers, Index, Lookup, Paid
 from infra.ledger import Framed, Ledger, framed
-from infra.log import Job, OutcomeUnknown, Record, ReferenceMissing, Writer
+from infra.log import Answers, Job, OutcomeUnknown, Record, ReferenceMissing, Writer
+from infra.lost import stand_ins, unreadable
 from infra.problems import Fenced
-from schemas.avro import Undecodable, decode
+from schemas.avro import Undecodable, decode, encode
 from schemas.events import DeadLettered, Event, Offset, RunEnded
-from schemas.topics import KINDS, topic_of
+from schemas.topics import KINDS, record_headers, topic_of
 
 PATIENCE_SECONDS = 0.1  # how long a reader waits before it looks whether to stop
 
@@ -53,6 +56,7 @@ class MemoryLog:
         self._writers: Counter[str] = Counter()
         self._references: dict[tuple[type[Event], str], Event] = {}
         self._ended: list[RunEnded] = []
+        self._paid: dict[str, Index] = {topic: Index() for topic in topics}
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
@@ -64,15 +68,15 @@ class MemoryLog:
                 self._append(fact)
             self._changed.notify_all()
 
-    def publish_bytes(self, topic: str, key: str, content: bytes) -> None:
-        """Write bytes as they are, readable or not."""
+    def publish_bytes(self, topic: str, key: str, content: bytes, headers: Headers = ()) -> None:
+        """Write bytes as they are, readable or not, under any headers."""
         with self._changed:
             place = self._place(topic, key)
             try:
                 event, error = decode(content), ""
             except Undecodable as undecodable:
                 event, error = None, str(undecodable)
-            self._put(place, event, error)
+            self._put(place, event, error, headers, content)
             self._changed.notify_all()
 
     @contextmanager
@@ -113,12 +117,17 @@ class MemoryLog:
         self._references.setdefault((type(fact.event), fact.key), fact.event)
         if isinstance(fact.event, RunEnded):
             self._ended.append(fact.event)
-        self._put(self._place_of(fact), fact.event)
+        self._put(self._place_of(fact), fact.event, "", record_headers(fact.event, "memory"))
 
-    def _put(self, place: Place, event: Event | None, error: str = "") -> None:
+    def _put(self, place: Place, event: Event | None, error: str, headers: Headers, content: bytes = b"") -> None:
         topic, partition = place
         entries = self._entries[place]
-        entries.append(Record(topic=topic, partition=partition, offset=len(entries), event=event, error=error))
+        self._paid[topic].learn(headers, partition, len(entries))
+        offset = len(entries)
+        if event is None:
+            entries.append(unreadable(topic, partition, offset, error, headers, content))
+        else:
+            entries.append(Record(topic=topic, partition=partition, offset=offset, event=event))
 
     def _place_of(self, fact: Framed) -> Place:
         return self._place(topic_of(type(fact.event)), fact.key)
@@ -165,6 +174,16 @@ class MemoryLog:
 
         return look_up
 
+    def answers(self, kind: type[Event]) -> Answers:
+        """Paid answers of one type, by their work keys."""
+        topic = topic_of(kind)
+
+        def fetch(places: Collection[Paid]) -> dict[Paid, bytes]:
+            records = {paid: self._entries[topic, paid.partition][paid.offset] for paid in places}
+            return {paid: encode(each.event) if each and each.event else b"" for paid, each in records.items()}
+
+        return Lookup(kind, self._paid[topic], fetch)
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -210,7 +229,7 @@ class MemoryLog:
 
     def _ledger(self, job: Job) -> Ledger:
         """A worker's knowledge as it is after a start."""
-        ledger = Ledger(job, self._clock)
+        ledger = Ledger(job, self._clock, partial(stand_ins, self, self._clock))
         for record in self.replay((*job.writes, DeadLettered, RunEnded)):
             if record.event:
                 ledger.see(record.event)

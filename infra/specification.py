@@ -50,9 +50,21 @@ def specification(file: Path | None = None, changes: Sequence[str] = ()) -> Spec
     tree = _load(file) if file else {}
     for change in changes:
         _apply(tree, change)
+    return _specified(tree)
+
+
+def _specified(tree: Mapping[str, Any]) -> Specification:
     spec = _record(Specification, tree, "")
     _check(spec, "")
     return spec
+
+
+def changed(spec: Specification, changes: Sequence[str]) -> Specification:
+    """`spec` with each `a.b=c` of `changes` applied in order; what is filled in when a run starts is left empty."""
+    tree = yaml.safe_load(as_text(spec))
+    for change in changes:
+        _apply(tree, change)
+    return _specified(tree)
 
 
 def as_text(spec: Specification) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import confluent_kafka
 
-from infra import kafka, process
+from infra import process
+from infra.kafka import KafkaLog, transactions
 from schemas.events import Event
 from tests.laws.drafting import draft, drafting_job
 
@@ -77,9 +78,9 @@ STEPS = {"dies in step": partial(drafts_and, die), "freezes in step": partial(dr
 
 def main(bootstrap: str, namespace: str, home: str, point: str) -> int:
     """Work until SIGTERM; what happens at `point` happens once."""
-    vars(kafka)["Producer"] = PRODUCERS.get(point, confluent_kafka.Producer)
+    vars(transactions)["Producer"] = PRODUCERS.get(point, confluent_kafka.Producer)
     stop = process.stop_on_signals()
-    log = kafka.KafkaLog(bootstrap, namespace, 3, Path(home))
+    log = KafkaLog(bootstrap, namespace, 3, Path(home))
     log.work(drafting_job(step=STEPS.get(point, draft)), stop=stop)
     log.close()
     return 0

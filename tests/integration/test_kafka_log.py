@@ -20,7 +20,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from infra import broker
-from infra.kafka import KafkaLog
+from infra.kafka import KafkaLog, cluster, reader, transactions
+from infra.kafka.worker import Worker
 from infra.problems import BadInput, Busy, Fenced, ServiceUnavailable
 from schemas.avro import encode
 from schemas.events import ApplicationDrawn, Event, Offset, RequirementsDrafted
@@ -247,6 +248,62 @@ def test_a_worker_and_its_readers_outlive_a_restart_of_the_broker(tmp_path: Path
         working.result()
         assert ids_on_the_log(log, *WRITES) == owed(draws(13))
         log.close()
+
+
+def test_after_a_refused_transaction_no_later_input_passes_an_earlier_one(
+    kafka: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the client hands out messages of a partition that is paused during the slow step."""
+    polled_meanwhile, places, commit = threading.Event(), [], transactions.Transactions.commit
+
+    def polling_on(worker: Worker, done: threading.Event) -> None:
+        while not done.is_set():
+            worker._left += cluster.take(worker._consumer, 0.1, 1)
+            if any(not each.error() for each in worker._left):
+                polled_meanwhile.set()
+
+    def slow_draft(events: Sequence[Event]) -> Iterator[Event]:
+        assert polled_meanwhile.wait(30)
+        return draft(events)
+
+    def committing(self: object, facts: object, offsets: Sequence[TopicPartition], group: object) -> None:
+        places.append(offsets[0].offset)
+        if len(places) == 1:
+            raise transactions.Refused("the group was dealt anew")
+        commit(self, facts, offsets, group)
+
+    monkeypatch.setattr(Worker, "_keep_polling", polling_on)
+    monkeypatch.setattr(transactions.Transactions, "commit", committing)
+    log = KafkaLog(kafka, namespace, 1, tmp_path)
+    log.publish([run_started(), *draws(3)])
+    work_until(log, drafting_job(slice=1, batch=1, step=slow_draft), 6)
+    log.close()
+    assert places[:2] == [1, 1]
+
+
+def test_clients_that_are_told_nothing_although_there_is_more_are_replaced(
+    kafka: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused client behaves as one that went deaf in a restart of its broker: polled, connected and silent."""
+    monkeypatch.setattr(reader, "DEAF_SECONDS", 2.0)
+    monkeypatch.setattr(reader, "ASK_AGAIN_SECONDS", 0.05)
+    assign, deafened = Worker._assigned, threading.Event()
+
+    def assigned(worker: Worker, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        assign(worker, consumer, partitions)
+        worker._paused = deafened.is_set()
+        deafened.set()
+
+    monkeypatch.setattr(Worker, "_assigned", assigned)
+    log = KafkaLog(kafka, namespace, 2, tmp_path)
+    follower = log.follow((ApplicationDrawn,), stop=lambda: False)
+    assert next(follower) == []
+    client = follower.gi_frame.f_locals["reader"]._consumer  # type: ignore[attr-defined]
+    client.pause([TopicPartition(broker_name(namespace, "draws"), each) for each in range(2)])
+    log.publish([run_started(), *draws(4)])
+    assert next(filter(None, follower))
+    assert len(work_until(log, drafting_job(), 8)) == 8
+    log.close()
 
 
 def test_a_follower_from_beyond_the_end_is_refused(log: KafkaLog) -> None:

@@ -55,7 +55,8 @@ def assert_fold_law(
     compared: Facts = whole,
     examples: int = 60,
 ) -> None:
-    """Duplicates, and any interleaving that keeps each partition's order, give the same set of facts."""
+    """Duplicates, and any interleaving that keeps each partition's order, give the same set of facts. A fold may change
+    its state in place: each order begins with one of its own, and one left over from an order before would show."""
     for history in histories:
         _assert_orders_agree(fold, initial, history, compared, examples)
 

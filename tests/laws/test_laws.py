@@ -54,6 +54,23 @@ def test_a_fold_that_only_remembers_what_it_saw_passes() -> None:
     assert_fold_law(second_sight, frozenset, [HISTORY])
 
 
+def once(seen: set[str], event: Event) -> tuple[set[str], Sequence[Event]]:
+    """Repeats each fact the first time, and remembers it in place."""
+    new = event.event_id not in seen
+    seen.add(event.event_id)
+    return seen, [event] if new else []
+
+
+def test_a_fold_may_change_its_state_in_place() -> None:
+    assert_fold_law(once, set, [HISTORY])
+
+
+def test_a_state_left_over_from_another_order_is_found_out() -> None:
+    left_over: set[str] = set()
+    with pytest.raises(AssertionError):
+        assert_fold_law(once, lambda: left_over, [HISTORY])
+
+
 def test_a_fold_that_counts_arrivals_is_found_out() -> None:
     with pytest.raises(AssertionError):
         assert_fold_law(counter, int, [[each for each in HISTORY if isinstance(each, ApplicationDrawn)]])

@@ -1,6 +1,8 @@
 """One suite for both logs: what infra/log.py promises holds in lists and on Kafka alike."""
 
+import hashlib
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,9 +15,11 @@ import pytest
 from confluent_kafka import Producer
 
 from infra.kafka import KafkaLog
-from infra.log import Log, ReferenceMissing
+from infra.ledger import framed
+from infra.log import Answers, Log, ReferenceMissing
 from infra.memory import MemoryLog
 from infra.problems import BadInput, Fenced
+from schemas.avro import encode
 from schemas.events import (
     ApplicationDrawn,
     ApplicationRegistered,
@@ -23,12 +27,16 @@ from schemas.events import (
     DraftFailed,
     Event,
     File,
+    ImplementationWritten,
     RequirementsDrafted,
     RunEnded,
     RunStarted,
+    SuiteRan,
+    SuiteUnit,
+    Verdict,
 )
-from schemas.topics import broker_name, key_of
-from tests.histories import RUN, application, drafted, policy_updated, run_ended, run_started
+from schemas.topics import ID_HEADER, WORK_HEADER, broker_name, key_of, record_headers, topic_of
+from tests.histories import RUN, application, drafted, policy_updated, run_ended, run_started, suite_ran
 from tests.laws.drafting import (
     WRITES,
     Working,
@@ -47,12 +55,18 @@ class World:
     """One log, and how its handles are opened: a second handle is what a restarted process has."""
 
     open: Callable[[], Log]
-    spoil: Callable[[str, str, bytes], None]
+    spoil: Callable[..., None]  # topic, key, bytes and perhaps headers, as any program could write them
+    abort: Callable[[Sequence[Event]], None]  # a transaction that wrote these and was aborted
 
 
 def memory_world() -> World:
     log = MemoryLog(partitions=3, reference_seconds=1.5)
-    return World(lambda: log, log.publish_bytes)
+
+    def abort(events: Sequence[Event]) -> None:
+        with log._changed:
+            log._transact([framed(each) for each in events], commit=False)
+
+    return World(lambda: log, log.publish_bytes, abort)
 
 
 def kafka_world(bootstrap: str, home: Path, opened: list[KafkaLog]) -> World:
@@ -62,12 +76,22 @@ def kafka_world(bootstrap: str, home: Path, opened: list[KafkaLog]) -> World:
         opened.append(KafkaLog(bootstrap, namespace, 3, home, reference_seconds=1.5))
         return opened[-1]
 
-    def spoil(topic: str, key: str, content: bytes) -> None:
+    def spoil(topic: str, key: str, content: bytes, headers: Any = ()) -> None:
         producer = Producer({"bootstrap.servers": bootstrap})
-        producer.produce(broker_name(namespace, topic), content, key)
+        producer.produce(broker_name(namespace, topic), content, key, headers=list(headers))
         producer.flush()
 
-    return World(open_log, spoil)
+    def abort(events: Sequence[Event]) -> None:
+        producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": f"{namespace}.aborting"})
+        producer.init_transactions()
+        producer.begin_transaction()
+        for event in events:
+            topic = broker_name(namespace, topic_of(type(event)))
+            producer.produce(topic, encode(event), key_of(event), headers=[*record_headers(event, namespace)])
+        producer.flush()
+        producer.abort_transaction()
+
+    return World(open_log, spoil, abort)
 
 
 @pytest.fixture(params=["memory", "kafka"])
@@ -207,6 +231,146 @@ def test_a_reference_not_yet_seen_is_awaited(log: Log) -> None:
 def test_a_reference_that_never_comes_is_missing_by_name(log: Log) -> None:
     with pytest.raises(ReferenceMissing, match="no ApplicationRegistered of nobody"):
         log.refer(ApplicationRegistered)("nobody")
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def rebuilt(key: str, event_id: str = "", number: int = 0, **changes: Any) -> ImplementationWritten:
+    """A rebuild that was paid for under this work key."""
+    draft = drafted(draws(1, first=number)[0])
+    shared = {name: getattr(draft, name) for name in DraftFailed.__dataclass_fields__ if hasattr(draft, name)}
+    fact = ImplementationWritten(
+        **shared | {"event_id": event_id or f"rebuild {number} {key[:8]}"},
+        requirements_id=draft.event_id,
+        model="impl-0",
+        model_digest="0" * 64,
+        prompt_version="lab/1",
+        files=(File(path="app.py", content=f"x = {number}\n".encode()),),
+        answer=f"x = {number}\n",
+        seed=0,
+        finish_reason="stop",
+        work_key=key,
+    )
+    return replace(fact, **changes)
+
+
+def work_key(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+KEY, OTHER = work_key("one"), work_key("other")
+
+
+def seen_by(answers: Answers, key: str, event_id: str | None) -> Event | None:
+    """The answer to a key once it is the one with this id: what others write becomes visible a little later."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = answers([key]).get(key)
+        if (found.event_id if found else None) == event_id or time.monotonic() > deadline:
+            return found
+
+
+def test_an_answer_that_was_paid_for_is_found_by_its_key_even_after_a_restart(world: World) -> None:
+    facts = [rebuilt(work_key(f"question {i}"), number=i) for i in range(40)]
+    world.open().publish(facts)
+    found = world.open().answers(ImplementationWritten)([fact.work_key for fact in facts])
+    assert found == {fact.work_key: fact for fact in facts}
+
+
+def test_a_question_nobody_paid_for_has_no_answer(log: Log) -> None:
+    log.publish([rebuilt(KEY)])
+    answers = log.answers(ImplementationWritten)
+    assert answers([OTHER, "no key at all", ""]) == {}
+    assert answers([]) == {}
+
+
+def test_what_is_published_after_the_opening_becomes_visible(log: Log) -> None:
+    answers = log.answers(ImplementationWritten)
+    assert answers([KEY]) == {}
+    fact = rebuilt(KEY)
+    log.publish([fact])
+    assert seen_by(answers, KEY, fact.event_id) == fact
+
+
+def test_of_several_answers_to_one_key_the_smallest_event_id_is_given_for_ever_after(world: World) -> None:
+    log = world.open()
+    answers = log.answers(ImplementationWritten)
+    for event_id, expected in (("m", "m"), ("x", "m"), ("b", "b"), ("n", "b")):
+        log.publish([rebuilt(KEY, event_id, number=ord(event_id))])
+        log.publish([rebuilt(work_key(event_id), number=7)])  # stands behind it for every reader
+        seen_by(answers, work_key(event_id), rebuilt(work_key(event_id), number=7).event_id)
+        assert (found := seen_by(answers, KEY, expected)) is not None
+        assert found.event_id == expected
+    assert world.open().answers(ImplementationWritten)([KEY])[KEY].event_id == "b"
+
+
+def test_an_answer_that_repeats_another_or_was_cut_off_is_no_answer(world: World) -> None:
+    world.open().publish(
+        [rebuilt(KEY, "repeated", answered_from="another"), rebuilt(OTHER, "cut off", finish_reason="length")]
+    )
+    assert world.open().answers(ImplementationWritten)([KEY, OTHER]) == {}
+
+
+def test_an_aborted_transaction_never_answers(world: World) -> None:
+    log = world.open()
+    world.abort([rebuilt(KEY)])
+    assert world.open().answers(ImplementationWritten)([KEY]) == {}
+    fact = rebuilt(KEY, "z", number=1)
+    log.publish([fact])
+    assert world.open().answers(ImplementationWritten)([KEY]) == {KEY: fact}
+
+
+def test_of_a_verdict_only_the_reusable_units_that_were_paid_for_answer(world: World) -> None:
+    def unit(name: str, verdict: Verdict, answered_from: str | None = None) -> SuiteUnit:
+        return SuiteUnit(
+            work_key=work_key(name), path=name, test_ids=(name,), verdict=verdict, answered_from=answered_from
+        )
+
+    judged = [unit("good", Verdict.PASSED), unit("bad", Verdict.FAILED), unit("again", Verdict.PASSED, "another")]
+    broken = [unit("lost", Verdict.PASSED), unit("raised", Verdict.ERROR), unit("late", Verdict.TIMEOUT)]
+    whole = replace(suite_ran(drafted(draws(1)[0])), units=tuple(judged))
+    part = replace(suite_ran(drafted(draws(1)[0], 1)), results=(), verdict=Verdict.TIMEOUT, units=tuple(broken))
+    world.open().publish([whole, part])
+    names = ("good", "bad", "again", "lost", "raised", "late")
+    found = world.open().answers(SuiteRan)([work_key(name) for name in names])
+    assert found == {work_key("good"): whole, work_key("bad"): whole, work_key("raised"): part}
+
+
+@pytest.mark.parametrize("content", [b"", b"no event", encode(rebuilt(KEY))[:-9], encode(run_started())])
+def test_a_value_that_cannot_be_read_is_no_answer_and_the_next_good_one_is(world: World, content: bytes) -> None:
+    log = world.open()
+    world.spoil("implementations", "key", content, record_headers(rebuilt(KEY, "a"), "x"))
+    answers = world.open().answers(ImplementationWritten)
+    assert answers([KEY]) == {}
+    fact = rebuilt(KEY, "z")
+    log.publish([fact])
+    assert seen_by(answers, KEY, "z") == fact
+
+
+HOSTILE: list[list[tuple[str, Any]]] = [
+    [(ID_HEADER, "a"), (WORK_HEADER, KEY)],  # the fact names another key
+    [(ID_HEADER, "b"), (WORK_HEADER, OTHER)],  # the fact has another id
+    [(WORK_HEADER, OTHER)],
+    [(ID_HEADER, "a" * 70), (WORK_HEADER, OTHER)],
+    [(ID_HEADER, "a"), (WORK_HEADER, "x" * 64)],
+    [(ID_HEADER, b"\xff"), (WORK_HEADER, b"\xff" * 64 + b" " + b"0" * 63)],
+    [(ID_HEADER, "a"), (WORK_HEADER, None)],
+    [],  # as facts were written before there were keys
+]
+
+
+def test_a_header_is_not_believed(world: World) -> None:
+    log = world.open()
+    for headers in HOSTILE:
+        world.spoil("implementations", "key", encode(rebuilt(OTHER, "a")), headers)
+        assert world.open().answers(ImplementationWritten)([KEY, OTHER, "x" * 64]) == {}
+    fact = rebuilt(KEY, "z")
+    log.publish([fact])
+    answers = world.open().answers(ImplementationWritten)
+    answers([KEY])  # finds out what claims to be smaller
+    log.publish([fact])
+    assert seen_by(answers, KEY, "z") == fact
 
 
 # ---- work ------------------------------------------------------------------------------------------------------------

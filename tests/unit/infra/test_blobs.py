@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.blobs import BlobCorrupt, BlobMissing, Blobs
+from infra.problems import ServiceUnavailable
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -78,3 +79,10 @@ def test_an_interrupted_write_leaves_nothing_under_the_name(tmp_path: Path) -> N
 def test_a_store_can_be_opened_before_its_folder_exists(tmp_path: Path) -> None:
     assert Blobs(str(tmp_path / "not" / "yet")).digests() == []
     assert not (tmp_path / "not").exists()
+
+
+def test_a_folder_that_takes_nothing_is_named_with_its_reason(tmp_path: Path) -> None:
+    """As a full disk would: the process may come again when there is room."""
+    (tmp_path / "blobs").write_text("a file stands where the folder should be")
+    with pytest.raises(ServiceUnavailable, match=rf"3 bytes could not be stored in {tmp_path}/blobs: .*\n  remedy"):
+        Blobs(str(tmp_path / "blobs")).put(b"one")

@@ -1,12 +1,13 @@
 """A specification says exactly what it was given, and refuses the rest by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infra.problems import BadInput
-from infra.specification import as_text, specification
-from schemas.events import Author, Specification
+from infra.specification import as_text, changed, specification
+from schemas.events import Author, RewardWeights, Specification
 
 
 def test_nothing_given_is_the_default() -> None:
@@ -26,6 +27,15 @@ def test_the_text_of_a_specification_reads_back_equal(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(as_text(spec))
     assert specification(file) == spec
+
+
+def test_a_changed_specification_differs_where_it_was_told_to_and_is_checked_like_any_other() -> None:
+    spec = specification(changes=["seed=7", "applications=[a, b]", "reward.variance=0"])
+    assert changed(spec, []) == spec
+    assert changed(spec, ["reward.mean=2"]) == replace(spec, reward=RewardWeights(mean=2.0, variance=0.0))
+    assert changed(replace(spec, policy_digest="d"), []).policy_digest == ""
+    with pytest.raises(BadInput, match="rounds is -1"):
+        changed(spec, ["rounds=-1"])
 
 
 @pytest.mark.parametrize(
