@@ -2,16 +2,17 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from consumers import jobs, project
-from infra import process, services, settings
+from infra import metrics, process, services, settings
 from infra.blobs import Blobs
 from infra.kafka import KafkaLog
 from infra.log import Job
 from infra.opening import opened_log
 from infra.postgres import Database
-from schemas.events import ApplicationRegistered
+from schemas.events import ApplicationRegistered, ImplementationWritten, SuiteRan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,33 +34,38 @@ def _serve(role: str, slot: int | None, chosen: settings.Settings) -> int:
             case "rebuild":
                 project.rebuild(log, Database(found.postgres, schema=chosen.namespace))
             case _:
-                JOBS[role](log, chosen, stop)
+                with JOBS[role](log, chosen) as job:
+                    log.work(job, stop=stop)
+                if role in metrics.COUNTED:
+                    process.say(metrics.summary(role))
     return 0
 
 
-def _requirements(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool]) -> None:
+@contextmanager
+def _requirements(log: KafkaLog, chosen: settings.Settings) -> Iterator[Job]:
     from infra.lab.models import LabModel  # torch loads only in the roles that run models
 
     policy = LabModel("cet-d", adapters=Blobs(services.blobs_url(chosen)).get)
-    log.work(_bound(jobs.requirements_job, log, policy=policy), stop=stop)
+    yield _bound(jobs.requirements_job, log, policy=policy)
 
 
-def _implement(log: KafkaLog, _: settings.Settings, stop: Callable[[], bool]) -> None:
+@contextmanager
+def _implement(log: KafkaLog, _: settings.Settings) -> Iterator[Job]:
     from infra.lab.models import LabModel
     from infra.lab.programs import IMPLEMENTERS
 
     models = {model.name: model for model in map(LabModel, IMPLEMENTERS)}
-    log.work(_bound(jobs.implement_job, log, models=models, answered=jobs.answered_on(log)), stop=stop)
+    yield _bound(jobs.implement_job, log, models=models, answers=log.answers(ImplementationWritten))
 
 
-def _run_tests(log: KafkaLog, chosen: settings.Settings, stop: Callable[[], bool]) -> None:
+@contextmanager
+def _run_tests(log: KafkaLog, chosen: settings.Settings) -> Iterator[Job]:
     from infra.sandbox.open import open_sandbox
 
     sandbox = open_sandbox(chosen.sandbox)
     try:
-        judged = jobs.judged_on(log)
-        job = _bound(jobs.run_tests_job, log, sandbox=sandbox, environment=sandbox.environment, judged=judged)
-        log.work(job, stop=stop)
+        answers = log.answers(SuiteRan)
+        yield _bound(jobs.run_tests_job, log, sandbox=sandbox, environment=sandbox.environment, answers=answers)
     finally:
         sandbox.close()
 
@@ -68,7 +74,12 @@ def _bound(job: Callable[..., Job], log: KafkaLog, **doors: object) -> Job:
     return job(application=log.refer(ApplicationRegistered), clock=process.clock, **doors)
 
 
-JOBS = {"requirements": _requirements, "implement": _implement, "run_tests": _run_tests}
+# Each role's step with the doors it needs, open as long as the block.
+JOBS: dict[str, Callable[[KafkaLog, settings.Settings], AbstractContextManager[Job]]] = {
+    "requirements": _requirements,
+    "implement": _implement,
+    "run_tests": _run_tests,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

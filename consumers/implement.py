@@ -1,15 +1,17 @@
 """The orchestra rebuilds from requirements alone: each draft -> one ImplementationWritten or Failed per model.
 
-The same requirements put to the same model are paid for once; a later fact names the event whose answer it repeats.
+The same requirements put to the same model are paid for once, in whichever run: a later fact names the event whose
+answer it repeats. Only answers the model completed are used again.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
-from consumers.carried import from_fact
+from consumers.answered import Answered
 from consumers.prompts import VERSION, implementation_prompt, rebuilt_files
+from infra.carried import from_fact
 from infra.log import References
 from infra.models import Answer, EngineUnavailable, Model, Prompt, PromptRefused
 from schemas.events import (
@@ -27,6 +29,7 @@ from schemas.events import (
     Sampling,
 )
 from schemas.identity import event_id, seed
+from schemas.topics import work_keys
 
 READS = (RequirementsDrafted, DraftFailed)
 WRITES = (ImplementationWritten, ImplementationFailed)
@@ -34,20 +37,6 @@ WRITES = (ImplementationWritten, ImplementationFailed)
 CUT_OFF = "the answer was cut off at {tokens} tokens"
 
 Outcome = Answer | PromptRefused | EngineUnavailable
-
-
-@dataclass(slots=True)
-class Answered:
-    """Answers already on the log, by work key: what was answered, and the event that says so."""
-
-    by_key: dict[str, tuple[str, Answer]] = field(default_factory=dict)
-
-    def remember(self, fact: ImplementationWritten) -> None:
-        """The first answer with a key stays."""
-        answer = Answer(
-            text=fact.answer, prompt_token_ids=(), token_ids=(), log_probs=(), finish_reason=fact.finish_reason
-        )
-        self.by_key.setdefault(fact.work_key, (fact.answered_from or fact.event_id, answer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +88,14 @@ def implement(
                 files = _control_files(draft, application)
                 yield from (_control(draft, ordinal, files, clock()) for ordinal in _ordinals(draft))
     tasks = [task for draft in drafts for task in _tasks(draft)]
-    paid = {key: outcome for name in models for key, outcome in _pay(name, tasks, models[name], answered)}
+    known = answered([task.key for task in tasks])
+    fresh = [task for task in tasks if task.key not in known]
+    paid = {key: outcome for name, model in models.items() for key, outcome in _pay(name, fresh, model)}
     for task in tasks:
-        yield _fact(task, paid, answered, clock())
+        fact = _fact(task, known.get(task.key), paid, clock())
+        answered.remember(fact)
+        known |= dict.fromkeys(work_keys(fact), fact)
+        yield fact
 
 
 def _tasks(draft: Event) -> Iterator[_Task]:
@@ -117,23 +111,22 @@ def rebuild_prompt(draft: RequirementsDrafted, implementer: Implementer, samplin
     return Prompt(text=text, sampling=sampling, seed=seed(draft.application_id, implementer.name, digest))
 
 
-def _pay(name: str, tasks: Iterable[_Task], model: Model, answered: Answered) -> list[tuple[str, Outcome]]:
-    """Ask one model for what is not yet answered."""
-    fresh = {t.key: t.prompt for t in tasks if t.implementer.name == name and t.key not in answered.by_key}
+def _pay(name: str, tasks: Iterable[_Task], model: Model) -> list[tuple[str, Outcome]]:
+    """Ask one model what it is to answer, each question once."""
+    asked = {task.key: task.prompt for task in tasks if task.implementer.name == name}
     try:
-        return list(zip(fresh, model.answer(list(fresh.values())) if fresh else [], strict=True))
+        return list(zip(asked, model.answer(list(asked.values())) if asked else [], strict=True))
     except EngineUnavailable as away:
-        return [(key, away) for key in fresh]
+        return [(key, away) for key in asked]
 
 
-def _fact(task: _Task, paid: Mapping[str, Outcome], answered: Answered, now: datetime) -> Event:
-    known = answered.by_key.get(task.key)
-    outcome = known[1] if known else paid.get(task.key)
+def _fact(task: _Task, known: Event | None, paid: Mapping[str, Outcome], now: datetime) -> Event:
+    if isinstance(known, ImplementationWritten):
+        return _written(task, known.answer, answered_from=known.event_id, now=now)
+    outcome = paid.get(task.key)
     match outcome:
         case Answer(finish_reason="stop"):
-            fact = _written(task, outcome, known[0] if known else None, now)
-            answered.remember(fact)
-            return fact
+            return _written(task, outcome.text, tokens=len(outcome.token_ids), now=now)
         case Answer():
             cause = CUT_OFF.format(tokens=task.prompt.sampling.max_tokens)
             return _failed(task.draft, task.ordinal, Fault.MODEL, cause, now)
@@ -146,7 +139,10 @@ def _fact(task: _Task, paid: Mapping[str, Outcome], answered: Answered, now: dat
             return _failed(task.draft, task.ordinal, Fault.MACHINE, cause, now)
 
 
-def _written(task: _Task, answer: Answer, answered_from: str | None, now: datetime) -> ImplementationWritten:
+def _written(
+    task: _Task, answer: str, *, tokens: int = 0, answered_from: str | None = None, now: datetime
+) -> ImplementationWritten:
+    """A completed answer; it cost no tokens where it is another's."""
     return ImplementationWritten(
         event_id=_id(task.draft, task.ordinal),
         recorded_at=now,
@@ -156,11 +152,11 @@ def _written(task: _Task, answer: Answer, answered_from: str | None, now: dateti
         model=task.implementer.name,
         model_digest=task.implementer.digest,
         prompt_version=VERSION,
-        files=rebuilt_files(answer.text),
-        answer=answer.text,
+        files=rebuilt_files(answer),
+        answer=answer,
         seed=task.prompt.seed,
-        finish_reason=answer.finish_reason,
-        tokens=len(answer.token_ids),
+        finish_reason="stop",
+        tokens=tokens,
         work_key=task.key,
         answered_from=answered_from,
     )

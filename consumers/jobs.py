@@ -1,16 +1,19 @@
-"""Each worker's step bound to the doors it needs: what it reads, writes, owes, and says when it fails."""
+"""Each worker's step bound to the doors it needs: what it reads, writes, owes, and says when it fails.
 
-from collections.abc import Callable, Mapping
+Answers are counted here, from the facts: how many were paid for, how many the log had already.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
 from consumers import implement, requirements, run_tests
-from consumers.implement import Answered
-from consumers.run_tests import Judged
-from infra.log import Job, Log, References
+from consumers.answered import Answered
+from infra import metrics
+from infra.log import Answers, Job, References, Step
 from infra.models import Model
 from infra.sandbox.suite import Sandbox
-from schemas.events import ImplementationWritten, SuiteRan
+from schemas.events import Event, ImplementationWritten, SuiteRan
 
 Clock = Callable[[], datetime]
 
@@ -33,12 +36,12 @@ def requirements_job(*, policy: Model, application: References, clock: Clock) ->
     )
 
 
-def implement_job(*, models: Mapping[str, Model], application: References, answered: Answered, clock: Clock) -> Job:
-    """The orchestra rebuilds."""
-    step = partial(implement.implement, models=models, application=application, answered=answered, clock=clock)
+def implement_job(*, models: Mapping[str, Model], application: References, answers: Answers, clock: Clock) -> Job:
+    """The orchestra rebuilds. `answers` are those of ImplementationWritten."""
+    step = partial(implement.implement, models=models, application=application, answered=Answered(answers), clock=clock)
     return Job(
         role="implement",
-        step=step,
+        step=_counted("implement", step),
         reads=implement.READS,
         writes=implement.WRITES,
         owes=implement.owes,
@@ -47,19 +50,21 @@ def implement_job(*, models: Mapping[str, Model], application: References, answe
     )
 
 
-def run_tests_job(*, sandbox: Sandbox, environment: str, application: References, judged: Judged, clock: Clock) -> Job:
-    """The sandbox judges."""
+def run_tests_job(
+    *, sandbox: Sandbox, environment: str, application: References, answers: Answers, clock: Clock
+) -> Job:
+    """The sandbox judges. `answers` are those of SuiteRan."""
     step = partial(
         run_tests.run_tests,
         sandbox=sandbox,
         environment=environment,
         application=application,
-        judged=judged,
+        answered=Answered(answers),
         clock=clock,
     )
     return Job(
         role="run_tests",
-        step=step,
+        step=_counted("run_tests", step),
         reads=run_tests.READS,
         writes=run_tests.WRITES,
         owes=run_tests.owes,
@@ -69,19 +74,23 @@ def run_tests_job(*, sandbox: Sandbox, environment: str, application: References
     )
 
 
-def answered_on(log: Log) -> Answered:
-    """Every rebuild already on the log, to be used again."""
-    answered = Answered()
-    for record in log.replay((ImplementationWritten,)):
-        if isinstance(record.event, ImplementationWritten):
-            answered.remember(record.event)
-    return answered
+def _counted(role: str, step: Step) -> Step:
+    """The same step, and how often an answer was paid for or found."""
+
+    def counting(events: Sequence[Event]) -> Iterator[Event]:
+        for fact in step(events):
+            for answered_from in _answers(fact):
+                metrics.answered(role, metrics.PAID if answered_from is None else metrics.LOG)
+            yield fact
+
+    return counting
 
 
-def judged_on(log: Log) -> Judged:
-    """Every verdict already on the log, to be used again."""
-    judged = Judged()
-    for record in log.replay((SuiteRan,)):
-        if isinstance(record.event, SuiteRan):
-            judged.remember(record.event)
-    return judged
+def _answers(fact: Event) -> list[str | None]:
+    """For each answer that a fact holds, the event it was taken from; None where it was paid for."""
+    match fact:
+        case ImplementationWritten() if fact.work_key:
+            return [fact.answered_from]
+        case SuiteRan():
+            return [unit.answered_from for unit in fact.units]
+    return []

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from consumers.carried import from_draw
 from consumers.prompts import VERSION, requirements_prompt
+from infra.carried import from_draw
 from infra.log import References
 from infra.models import Answer, EngineUnavailable, Model, Prompt, PromptRefused
 from schemas.events import (

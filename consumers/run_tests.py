@@ -1,16 +1,23 @@
 """The application's own tests judge each rebuild: every ImplementationWritten or Failed -> exactly one SuiteRan.
 
-The same files under the same suite are run once; a later fact names the event whose verdict it repeats. Only verdicts
-that say something about the code are used again: a timeout or a broken machine is tried afresh.
+A suite is judged by units, one per test file, and the same rebuild under the same unit is run once, in whichever run.
+A later fact names for each unit the event whose answer it repeats, and names it for the whole suite where all units
+repeat one and the same event. Only verdicts that say something about the code are used again: a timeout or a broken
+machine is tried afresh, except within one slice of equal rebuilds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from consumers.carried import from_fact
+from consumers.answered import Answered
+from infra.carried import from_fact
 from infra.log import References
-from infra.sandbox.suite import Judgement, Sandbox, Suite
+from infra.sandbox.judge import nobody
+from infra.sandbox.suite import Judgement, Sandbox
+from infra.sandbox.table import BadSuite
+from infra.sandbox.units import Unit, merged, units
 from schemas.events import (
     ApplicationRegistered,
     DraftEvent,
@@ -21,6 +28,7 @@ from schemas.events import (
     ImplementationWritten,
     Outcome,
     SuiteRan,
+    SuiteUnit,
     TestResult,
     Verdict,
 )
@@ -29,53 +37,25 @@ from schemas.identity import event_id, files_digest
 READS = (ImplementationWritten, ImplementationFailed)
 WRITES = (SuiteRan,)
 
-REUSABLE = frozenset({Verdict.PASSED, Verdict.FAILED, Verdict.ERROR})
-
-
-@dataclass(slots=True)
-class Judged:
-    """Judgements already on the log, by work key, with the event that says so."""
-
-    by_key: dict[str, tuple[str, Judgement]] = field(default_factory=dict)
-
-    def remember(self, fact: SuiteRan) -> None:
-        """The first judgement with a key stays."""
-        if fact.work_key and fact.verdict in REUSABLE:
-            judgement = Judgement(verdict=fact.verdict, results=fact.results, cause=fact.cause, evidence=Evidence())
-            self.by_key.setdefault(fact.work_key, (fact.answered_from or fact.event_id, judgement))
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """How a judgement came about; all empty when nothing ran."""
-
-    suite_digest: str = ""
-    sandbox: str = ""
-    assurance: str = ""
-    work_key: str = ""
-    answered_from: str | None = None
-
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One rebuild to be judged."""
+    """One rebuild to be judged, and the key of each unit of its suite."""
 
     rebuild: ImplementationWritten
     application: ApplicationRegistered
-
-    @property
-    def suite_digest(self) -> str:
-        return files_digest(self.application.tests)
-
-    @property
-    def suite(self) -> Suite:
-        app = self.application
-        return Suite(files=self.rebuild.files, tests=app.tests, kind=app.suite, expected_test_ids=app.expected_test_ids)
+    units: dict[str, Unit]
 
 
-def work_key(rebuild: ImplementationWritten, application: ApplicationRegistered, environment: str) -> str:
-    """Equal keys mean equal work: the rebuild's files, the tests, the environment they run in."""
-    return f"{files_digest(rebuild.files, application.tests)}@{environment}"
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What was found out about one unit, and the fact that says so: that of the judgement itself, or the first of the
+    slice with this key."""
+
+    judgement: Judgement
+    said_by: str | None = None
+    sandbox: str = ""
+    assurance: str = ""
 
 
 def owes(event: Event) -> list[str]:
@@ -88,7 +68,7 @@ def fails(event: Event, cause: str, *, clock: Callable[[], datetime]) -> list[Ev
     """The verdict of a broken machine."""
     assert isinstance(event, ImplementationWritten | ImplementationFailed)
     broken = Judgement(verdict=Verdict.INVALID_INFRA, results=(), cause=cause, evidence=Evidence())
-    return [_ran(event, broken, _Run(), clock())]
+    return [_ran(event, broken, clock())]
 
 
 def run_tests(
@@ -97,26 +77,89 @@ def run_tests(
     sandbox: Sandbox,
     environment: str,
     application: References,
-    judged: Judged,
+    answered: Answered,
     clock: Callable[[], datetime],
 ) -> Iterator[Event]:
-    """All rebuilds of a slice, each distinct one run once."""
-    tasks: list[tuple[str, _Task]] = []
+    """All rebuilds of a slice, each distinct unit run once."""
+    tasks: list[_Task] = []
     for rebuild in rebuilds:
         match rebuild:
             case ImplementationFailed():
                 yield _never_built(rebuild, application, clock())
             case ImplementationWritten():
-                task = _Task(rebuild, _registered(rebuild, application))
-                tasks.append((work_key(rebuild, task.application, environment), task))
-    fresh = {key: task.suite for key, task in tasks if key not in judged.by_key}
-    paid = dict(zip(fresh, sandbox.run(list(fresh.values())), strict=True))
-    for key, task in tasks:
-        known = judged.by_key.get(key)
-        run = _Run(task.suite_digest, sandbox.name, sandbox.assurance, key, known[0] if known else None)
-        fact = _ran(task.rebuild, known[1] if known else paid[key], run, clock())
-        judged.remember(fact)
+                registered = _registered(rebuild, application)
+                try:
+                    tasks.append(_task(rebuild, registered, f"{environment} {sandbox.name}"))
+                except BadSuite as problem:
+                    yield _unusable(rebuild, registered, problem, clock())
+    judged = _known(tasks, answered)
+    fresh = {key: (task, unit) for task in tasks for key, unit in task.units.items() if key not in judged}
+    paid = sandbox.run([unit.suite(task.rebuild.files) for task, unit in fresh.values()])
+    judged |= {key: _Judged(each) for key, each in zip(fresh, paid, strict=True)}
+    for task in tasks:
+        fact = _verdict(task, judged, sandbox, clock())
+        judged |= {key: _said(judged[key], fact) for key in task.units}
+        answered.remember(fact)
         yield fact
+
+
+def _task(rebuild: ImplementationWritten, application: ApplicationRegistered, environment: str) -> _Task:
+    found = {unit.work_key(rebuild.files, environment): unit for unit in units(application)}
+    return _Task(rebuild, application, found)
+
+
+def _known(tasks: Sequence[_Task], answered: Answered) -> dict[str, _Judged]:
+    """Units that were paid for earlier. What does not speak of the very same tests is paid for again."""
+    asked = {key: unit for task in tasks for key, unit in task.units.items()}
+    judged: dict[str, _Judged] = {}
+    for key, fact in answered(asked).items():
+        if isinstance(fact, SuiteRan) and (judgement := _repeated(fact, key, asked[key])) is not None:
+            judged[key] = _Judged(judgement, fact.event_id, fact.sandbox, fact.assurance)
+    return judged
+
+
+def _repeated(fact: SuiteRan, key: str, asked: Unit) -> Judgement | None:
+    """What an earlier fact says about a unit. What it cost stays with the earlier fact."""
+    unit = next(each for each in fact.units if each.work_key == key)
+    by_id = {result.test_id: result for result in fact.results}
+    silent = unit.verdict is Verdict.ERROR
+    if not silent and not by_id.keys() >= set(asked.test_ids):
+        return None
+    results = () if silent else tuple(by_id[test_id] for test_id in asked.test_ids)
+    return Judgement(verdict=unit.verdict, results=results, cause=unit.cause, evidence=Evidence())
+
+
+def _said(judged: _Judged, fact: SuiteRan) -> _Judged:
+    """From now on this unit is answered from `fact`, which bore its cost, unless it was answered already."""
+    if judged.said_by:
+        return judged
+    return _Judged(replace(judged.judgement, evidence=Evidence()), fact.event_id)
+
+
+def _verdict(task: _Task, judged: Mapping[str, _Judged], sandbox: Sandbox, now: datetime) -> SuiteRan:
+    parts = [judged[key] for key in task.units]
+    sources = {part.said_by for part in parts}
+    repeated = sources.pop() if len(sources) == 1 else None
+    return replace(
+        _ran(task.rebuild, merged([part.judgement for part in parts], task.application.expected_test_ids), now),
+        suite_digest=files_digest(task.application.tests),
+        sandbox=(repeated and parts[0].sandbox) or sandbox.name,
+        assurance=(repeated and parts[0].assurance) or sandbox.assurance,
+        work_key=hashlib.sha256(" ".join(task.units).encode()).hexdigest(),
+        answered_from=repeated,
+        units=tuple(_unit(key, unit, judged[key]) for key, unit in task.units.items()),
+    )
+
+
+def _unit(key: str, unit: Unit, judged: _Judged) -> SuiteUnit:
+    return SuiteUnit(
+        work_key=key,
+        path=unit.path,
+        test_ids=unit.test_ids,
+        verdict=judged.judgement.verdict,
+        cause=judged.judgement.cause,
+        answered_from=judged.said_by,
+    )
 
 
 def _registered(fact: DraftEvent, application: References) -> ApplicationRegistered:
@@ -129,16 +172,24 @@ def _never_built(missing: ImplementationFailed, application: References, now: da
     """No rebuild: all tests unrun and failed if the model is to blame, nothing said if the machine is."""
     if missing.fault is Fault.MACHINE:
         broken = Judgement(verdict=Verdict.INVALID_INFRA, results=(), cause=missing.cause, evidence=Evidence())
-        return _ran(missing, broken, _Run(), now)
+        return _ran(missing, broken, now)
     registered = _registered(missing, application)
     results = tuple(TestResult(test_id=each, outcome=Outcome.NOT_RUN) for each in registered.expected_test_ids)
     judgement = Judgement(verdict=Verdict.FAILED, results=results, cause=missing.cause, evidence=Evidence())
-    return _ran(missing, judgement, _Run(files_digest(registered.tests)), now)
+    return _ran(missing, judgement, now, files_digest(registered.tests))
+
+
+def _unusable(
+    rebuild: ImplementationWritten, application: ApplicationRegistered, problem: BadSuite, now: datetime
+) -> SuiteRan:
+    """The suite itself is to blame, as the sandbox says it of those it is given."""
+    return _ran(rebuild, nobody(f"the suite cannot be used: {problem}"), now, files_digest(application.tests))
 
 
 def _ran(
-    rebuild: ImplementationWritten | ImplementationFailed, judgement: Judgement, run: _Run, now: datetime
+    rebuild: ImplementationWritten | ImplementationFailed, judgement: Judgement, now: datetime, suite_digest: str = ""
 ) -> SuiteRan:
+    """A verdict that nobody paid for, until more is said."""
     return SuiteRan(
         event_id=_id(rebuild),
         recorded_at=now,
@@ -150,12 +201,8 @@ def _ran(
         verdict=judgement.verdict,
         results=judgement.results,
         cause=judgement.cause,
-        suite_digest=run.suite_digest,
-        sandbox=run.sandbox,
-        assurance=run.assurance,
+        suite_digest=suite_digest,
         evidence=judgement.evidence,
-        work_key=run.work_key,
-        answered_from=run.answered_from,
     )
 
 

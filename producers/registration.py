@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from infra.failpoints import reached
 from infra.log import Log
 from infra.sandbox.suite import Sandbox
 from producers.verification import verify
@@ -27,7 +28,9 @@ def register(
         judged = list(verify(fresh, sandbox=sandbox, runs=runs, clock=clock))
     finally:
         sandbox.close()
+    reached("conductor", "judged", fresh)
     log.publish([*fresh, *judged])
+    reached("conductor", "registered", fresh)
     return [each for each in judged if isinstance(each, ApplicationRejected)]
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from infra.sandbox.suite import Judgement, Sandbox, Suite
+from infra.sandbox.table import BadSuite
+from infra.sandbox.units import merged, units
 from schemas.events import ApplicationRegistered, ApplicationRejected, ApplicationVerified, Outcome, Verdict
 from schemas.identity import event_id
 
@@ -11,24 +13,28 @@ from schemas.identity import event_id
 def verify(
     applications: Sequence[ApplicationRegistered], *, sandbox: Sandbox, runs: int, clock: Callable[[], datetime]
 ) -> Iterator[ApplicationVerified | ApplicationRejected]:
-    """One answer per application: verified when all `runs` runs pass, else rejected with what a bad one said."""
-    judgements = sandbox.run([gold_suite(each) for each in applications for _ in range(runs)])
-    for index, application in enumerate(applications):
-        bad = [j for j in judgements[index * runs : (index + 1) * runs] if j.verdict is not Verdict.PASSED]
-        if bad:
-            yield _rejected(application, bad[0], len(bad), runs, clock())
+    """One answer per application: verified when all `runs` runs pass, unit by unit as a rebuild's would, else rejected
+    with what a bad one said."""
+    plans = [_plan(each) for each in applications]
+    suites = [suite for plan in plans if not isinstance(plan, BadSuite) for _ in range(runs) for suite in plan]
+    judged = iter(sandbox.run(suites))
+    for application, plan in zip(applications, plans, strict=True):
+        if isinstance(plan, BadSuite):
+            yield _rejected(application, f"its suite cannot be used: {plan}", clock())
+            continue
+        judgements = [merged([next(judged) for _ in plan], application.expected_test_ids) for _ in range(runs)]
+        if bad := [each for each in judgements if each.verdict is not Verdict.PASSED]:
+            yield _rejected(application, _why(bad, runs), clock())
         else:
             yield _verified(application, sandbox, runs, clock())
 
 
-def gold_suite(application: ApplicationRegistered) -> Suite:
-    """The application's own source under its own tests."""
-    return Suite(
-        files=application.source,
-        tests=application.tests,
-        kind=application.suite,
-        expected_test_ids=application.expected_test_ids,
-    )
+def _plan(application: ApplicationRegistered) -> list[Suite] | BadSuite:
+    """The application's own source under each unit of its suite."""
+    try:
+        return [unit.suite(application.source) for unit in units(application)]
+    except BadSuite as problem:
+        return problem
 
 
 def _verified(application: ApplicationRegistered, sandbox: Sandbox, runs: int, now: datetime) -> ApplicationVerified:
@@ -43,16 +49,18 @@ def _verified(application: ApplicationRegistered, sandbox: Sandbox, runs: int, n
     )
 
 
-def _rejected(
-    application: ApplicationRegistered, bad: Judgement, count: int, runs: int, now: datetime
-) -> ApplicationRejected:
-    failing = [each.test_id for each in bad.results if each.outcome is not Outcome.PASSED][:5]
-    said = bad.cause or ", ".join(failing)
+def _why(bad: Sequence[Judgement], runs: int) -> str:
+    failing = [each.test_id for each in bad[0].results if each.outcome is not Outcome.PASSED][:5]
+    said = bad[0].cause or ", ".join(failing)
+    return f"its own source did not pass its suite in {len(bad)} of {runs} runs: {bad[0].verdict}: {said}"
+
+
+def _rejected(application: ApplicationRegistered, reason: str, now: datetime) -> ApplicationRejected:
     return ApplicationRejected(
         event_id=event_id(None, application.event_id, "reject"),
         recorded_at=now,
         caused_by=(application.event_id,),
         application_id=application.application_id,
         name=application.name,
-        reason=f"its own source did not pass its suite in {count} of {runs} runs: {bad.verdict}: {said}",
+        reason=reason,
     )

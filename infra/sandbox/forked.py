@@ -123,7 +123,7 @@ def _prepare(suite: Suite) -> _Prepared | Judgement:
         return judge.refused(str(problem))
     if found is not None:
         return _Prepared(suite.kind, layout.request(suite.files, (), found.task, suite.limits), found.results)
-    request = layout.request(suite.files, suite.tests, pytest_suite.task(suite.tests), suite.limits)
+    request = layout.request(suite.files, suite.tests, suite.played or pytest_suite.task(suite.tests), suite.limits)
     results = partial(pytest_suite.results, expected_test_ids=suite.expected_test_ids)
     return _Prepared(suite.kind, request, results)
 

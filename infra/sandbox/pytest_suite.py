@@ -12,7 +12,7 @@ _ALL_PASSED, _SOME_FAILED, _NONE_COLLECTED = 0, 1, 5
 
 def task(tests: Sequence[File]) -> tuple[str, ...]:
     """The test modules among these files, as pytest would find them."""
-    return tuple(sorted(file.path for file in tests if _is_module(PurePosixPath(file.path).name)))
+    return tuple(sorted(file.path for file in tests if is_module(file.path)))
 
 
 def collecting(tests: Sequence[File]) -> tuple[str, ...]:
@@ -68,5 +68,7 @@ def _kind(word: Plain) -> Plain:
     return word[0] if isinstance(word, tuple) and word else None
 
 
-def _is_module(name: str) -> bool:
+def is_module(path: str) -> bool:
+    """Whether pytest takes a file for a test module."""
+    name = PurePosixPath(path).name
     return name.endswith("_test.py") or (name.startswith("test_") and name.endswith(".py"))

@@ -36,6 +36,7 @@ class Suite:
     kind: SuiteKind
     expected_test_ids: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
+    played: tuple[str, ...] = ()  # the test modules that are run, the others are only there; empty: all are run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

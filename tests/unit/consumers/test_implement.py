@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from consumers.implement import Answered, fails, implement, owes, work_key
+from consumers.answered import REMEMBERED, Answered
+from consumers.implement import fails, implement, owes, work_key
 from consumers.prompts import implementation_prompt
 from infra.lab.models import LabModel
+from infra.memory import MemoryLog
 from infra.models import Answer, EngineUnavailable, Model, Prompt, PromptRefused
+from schemas.equality import canonical
 from schemas.events import (
     Author,
     DraftFailed,
@@ -59,14 +62,22 @@ def step(drafts: Sequence[Event], models: dict[str, Counted], answered: Answered
             drafts,
             models=served,
             application={APP.application_id: APP}.__getitem__,
-            answered=answered or Answered(),
+            answered=answered or Answered(MemoryLog().answers(ImplementationWritten)),
             clock=lambda: DAWN,
         )
     )
 
 
-def decided(facts: Sequence[Event]) -> list[Event]:
-    return [replace(f, answered_from=None, tokens=0) if isinstance(f, ImplementationWritten) else f for f in facts]
+def on_a_log(facts: Sequence[Event]) -> Answered:
+    """What a worker knows that starts where these facts stand."""
+    log = MemoryLog()
+    log.publish(facts)
+    return Answered(log.answers(ImplementationWritten))
+
+
+def decided(facts: Sequence[Event]) -> list[bytes]:
+    """What equality sees of them."""
+    return [canonical(fact, {}) for fact in facts]
 
 
 def test_every_model_answers_every_draft_under_the_id_it_is_owed(models: dict[str, Counted]) -> None:
@@ -81,7 +92,7 @@ def test_how_drafts_are_batched_changes_nothing_that_is_decided(models: dict[str
 
 def test_the_same_words_to_the_same_model_are_paid_once(models: dict[str, Counted]) -> None:
     before = models[NAMES[0]].asked
-    answered = Answered()
+    answered = Answered(MemoryLog().answers(ImplementationWritten))
     facts = [fact for fact in step(DRAFTS, models, answered) if isinstance(fact, ImplementationWritten)]
     again = step([replace(DRAFTS[0], event_id="another draft")], models, answered)
     assert models[NAMES[0]].asked - before == 2
@@ -90,14 +101,28 @@ def test_the_same_words_to_the_same_model_are_paid_once(models: dict[str, Counte
     assert (again[0].answered_from, again[0].files) == (facts[0].event_id, facts[0].files)
 
 
-def test_answers_read_from_the_log_serve_a_restarted_worker(models: dict[str, Counted]) -> None:
-    answered = Answered()
-    for fact in step(DRAFTS, models):
-        assert isinstance(fact, ImplementationWritten)
-        answered.remember(fact)
+def test_answers_on_the_log_serve_another_worker_and_nothing_decided_changes(models: dict[str, Counted]) -> None:
+    paid = step(DRAFTS, models)
     before = models[NAMES[0]].asked
-    step(DRAFTS, models, answered)
+    found = step(DRAFTS, models, on_a_log(paid))
     assert models[NAMES[0]].asked == before
+    assert decided(found) == decided(paid)
+    originals = {fact.event_id for fact in paid if isinstance(fact, ImplementationWritten) and not fact.answered_from}
+    assert {fact.answered_from for fact in found if isinstance(fact, ImplementationWritten)} == originals
+
+
+def test_answers_on_the_log_serve_where_no_engine_does(models: dict[str, Counted]) -> None:
+    assert decided(step(DRAFTS, {}, on_a_log(step(DRAFTS, models)))) == decided(step(DRAFTS, models))
+
+
+def test_what_was_just_paid_for_is_remembered_and_the_memory_is_bounded(models: dict[str, Counted]) -> None:
+    answered = Answered(MemoryLog().answers(ImplementationWritten))
+    (fact,) = (
+        each for each in step(DRAFTS[:1], {NAMES[0]: models[NAMES[0]]}) if isinstance(each, ImplementationWritten)
+    )
+    for number in range(REMEMBERED + 1):
+        answered.remember(replace(fact, work_key=f"{number}"))
+    assert answered(["0", "1"]).keys() == {"1"}
 
 
 def test_a_lost_draft_is_a_lost_rebuild_with_the_same_fault(models: dict[str, Counted]) -> None:
@@ -110,10 +135,10 @@ def test_a_lost_draft_is_a_lost_rebuild_with_the_same_fault(models: dict[str, Co
 
 
 def test_an_engine_that_is_away_is_the_machines_fault_and_is_not_remembered(models: dict[str, Counted]) -> None:
-    answered = Answered()
+    answered = Answered(MemoryLog().answers(ImplementationWritten))
     facts = step(DRAFTS[:1], {**models, NAMES[1]: Away("impl-1")}, answered)
     assert [f.fault for f in facts if isinstance(f, ImplementationFailed)] == [Fault.MACHINE]
-    assert len(answered.by_key) == 1
+    assert all(isinstance(fact, ImplementationWritten) for fact in step(DRAFTS[:1], models, answered))
 
 
 def test_a_model_nobody_serves_is_the_machines_fault(models: dict[str, Counted]) -> None:
