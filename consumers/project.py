@@ -1,4 +1,4 @@
-"""The log as tables: a fold whose state is PostgreSQL, for pages, queries and retrieval. It writes nothing to the log.
+"""The log as tables: a fold whose state is PostgreSQL, for pages, queries and retrieval.
 
     In a table stands the first fact of each id, in the order of its partition, once all it refers to stands there.
 
@@ -6,7 +6,8 @@ That is a function of the records read, however they were batched, interleaved o
 one partition). Topics are applied parents first, so a child hardly ever waits; where it does (a transaction becomes
 visible one partition at a time, a parent was rejected or never came) it is parked with its frame and the name of what
 it waits for, and let in by the transaction that brings that. What cannot be read, or be held by the database, is parked
-with its cause. Parked facts keep their claim to their id; nothing behind them waits.
+with its cause, and the live projector writes a dead letter, the one thing it adds to the log. Parked facts keep their
+claim to their id; nothing behind them waits.
 """
 
 import time
@@ -17,22 +18,32 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from consumers.rows import Fact, Reference, fact
-from infra import failpoints
+from infra import failpoints, process
 from infra.log import Log, Record
 from infra.postgres import Database, Parked, Place, Refused, Tables
 from schemas.avro import decode, encode
-from schemas.events import Event, Offset
+from schemas.events import DeadLettered, Event, Offset
+from schemas.identity import event_id
 from schemas.topics import KINDS, TOPICS
 
 # Parents first. Only an update refers to a topic after its own.
 TABLES = (
     *("applications", "verifications", "runs", "run_endings", "rounds", "draws", "drafts", "implementations", "suites"),
-    *("rewards", "updates", "validations", "dead_letters"),
+    *("rewards", "updates", "validations", "dead_letters", "dead_letter_replays"),
 )
 
 BATCH = 1000  # records in one transaction, at most
 STAND_BY_SECONDS = 0.5  # how long a projector waits for its turn before it looks whether to stop
 GATHER_SECONDS = 0.5  # a record read is in the tables this much later, at most
+
+
+ROLE = "project"
+
+Bury = Callable[[Sequence[DeadLettered]], None]
+
+
+def _unsaid(_: Sequence[DeadLettered]) -> None:
+    """What is read only to have tables complains to nobody."""
 
 
 class _Moved(Exception):
@@ -53,9 +64,10 @@ def project(log: Log, database: Database, *, stop: Callable[[], bool]) -> None:
     with database.tables() as tables:
         while not stop() and not tables.take_over(STAND_BY_SECONDS):
             continue
+        failpoints.reached("project", "elected")
         while not stop():
             with suppress(_Moved):
-                _catch_up(log, tables, log.end_offsets(), stop)
+                _catch_up(log, tables, log.end_offsets(), stop, bury=log.publish)
                 _follow(log, tables, stop)
 
 
@@ -77,19 +89,34 @@ def rebuild(log: Log, database: Database, *, until: Sequence[Offset] | None = No
                 _catch_up(log, fresh, log.end_offsets(), _never)
 
 
+def admit(database: Database, record: Record) -> None:
+    """Let in a record that was parked for good, now that it can be read or held; Refused where it still cannot be. One
+    that is not parked changes nothing."""
+    assert record.event is not None
+    read = _read(record.topic, record.partition, record.offset, record.event)
+    refused: list[DeadLettered] = []
+    with database.tables() as tables, tables.transaction():
+        if tables.unpark(*read.place):
+            _fill(tables, _by_table([read]), refused)
+        if refused:
+            raise Refused(refused[0].exception)
+
+
 def fingerprint(database: Database) -> dict[str, str]:
     """SHA-256 of every table's rows in order: equal fingerprints are equal tables."""
     with database.tables() as tables:
         return tables.fingerprint()
 
 
-def _catch_up(log: Log, tables: Tables, until: Sequence[Offset], stop: Callable[[], bool]) -> None:
+def _catch_up(
+    log: Log, tables: Tables, until: Sequence[Offset], stop: Callable[[], bool], bury: Bury = _unsaid
+) -> None:
     reached = tables.offsets()
     for topic in TOPICS:
         for records in _batches(log.replay(topic.kinds, start=_offsets(reached), until=until)):
             if stop():
                 return
-            reached = apply(tables, records, reached)
+            reached = apply(tables, records, reached, bury)
 
 
 def _caught_up(log: Log, tables: Tables, until: Sequence[Offset]) -> bool:
@@ -103,7 +130,7 @@ def _caught_up(log: Log, tables: Tables, until: Sequence[Offset]) -> bool:
 def _follow(log: Log, tables: Tables, stop: Callable[[], bool]) -> None:
     reached = tables.offsets()
     for records in _gathered(log.follow(KINDS, start=_offsets(reached), stop=stop), clock=time.monotonic):
-        reached = apply(tables, records, reached)
+        reached = apply(tables, records, reached, log.publish)
 
 
 def _gathered(batches: Iterable[Sequence[Record]], clock: Callable[[], float]) -> Iterator[Sequence[Record]]:
@@ -136,37 +163,48 @@ def _never() -> bool:
 # ---- The fold -------------------------------------------------------------------------------------------------------
 
 
-def apply(tables: Tables, records: Sequence[Record], reached: Mapping[Place, int]) -> dict[Place, int]:
+def apply(
+    tables: Tables, records: Sequence[Record], reached: Mapping[Place, int], bury: Bury = _unsaid
+) -> dict[Place, int]:
     """Fold these records in, in one transaction with the offsets after them; returns where reading goes on. Records
-    before `reached` are left out: they were folded before."""
+    before `reached` are left out: they were folded before. Dead letters go out before the transaction ends, so that
+    none is missing, and one that is written again has its id."""
     with tables.transaction():
         if tables.offsets() != reached:
             raise _Moved
-        failpoints.reached("project", "sql_begun")
+        failpoints.reached("project", "sql_begun", records)
         fresh = [record for record in records if record.offset >= reached.get((record.topic, record.partition), 0)]
         tables.park([_unreadable(record) for record in fresh if record.event is None])
         arriving = _by_table(
             _read(each.topic, each.partition, each.offset, each.event) for each in fresh if each.event is not None
         )
-        for table in TABLES:
-            for later, reads in _by_table(_store(tables, table, arriving[table])).items():
-                arriving[later] += reads
+        letters = [_unreadable_letter(record) for record in fresh if record.event is None]
+        _fill(tables, arriving, letters)
+        if letters:
+            bury(letters)
         failpoints.reached("project", "rows_written")
         passed = _after(fresh)
         tables.advance(passed)
-        failpoints.reached("project", "offsets_written")
-    failpoints.reached("project", "sql_committed")
+        failpoints.reached("project", "offsets_written", passed)
+    failpoints.reached("project", "sql_committed", passed)
     return {**reached, **passed}
 
 
-def _store(tables: Tables, table: str, reads: list[_Read]) -> list[_Read]:
+def _fill(tables: Tables, arriving: dict[str, list[_Read]], letters: list[DeadLettered]) -> None:
+    """The facts into their tables, parents first, with all that was parked until they came."""
+    for table in TABLES:
+        for later, reads in _by_table(_store(tables, table, arriving[table], letters)).items():
+            arriving[later] += reads
+
+
+def _store(tables: Tables, table: str, reads: list[_Read], letters: list[DeadLettered]) -> list[_Read]:
     """The facts of one table, each in its place or parked. Returns those that were parked until these came."""
     if not reads:
         return []
     first = _first_of_each_id(tables, table, reads)
     missing = _missing(tables, first)
     tables.park([_waiting(each, missing[each.fact.id]) for each in first if each.fact.id in missing])
-    stored = _insert(tables, [each for each in first if each.fact.id not in missing])
+    stored = _insert(tables, [each for each in first if each.fact.id not in missing], letters)
     released = tables.release(table, stored)
     return [_read(topic, partition, offset, decode(frame)) for topic, partition, offset, frame in released]
 
@@ -192,7 +230,7 @@ def _missing(tables: Tables, reads: list[_Read]) -> dict[str, Reference]:
     return {fact_id: (table, row_id) for fact_id, (table, row_id) in missing if row_id not in there[table]}
 
 
-def _insert(tables: Tables, reads: list[_Read]) -> list[str]:
+def _insert(tables: Tables, reads: list[_Read], letters: list[DeadLettered]) -> list[str]:
     """The ids of the facts whose rows went in. One that the database refuses is found by halving, and parked."""
     try:
         tables.insert([row for each in reads for row in each.fact.rows])
@@ -200,9 +238,10 @@ def _insert(tables: Tables, reads: list[_Read]) -> list[str]:
     except Refused as refusal:
         if len(reads) == 1:
             tables.park([_refused(reads[0], str(refusal))])
+            letters.append(_refused_letter(reads[0], str(refusal)))
             return []
     half = len(reads) // 2
-    return _insert(tables, reads[:half]) + _insert(tables, reads[half:])
+    return _insert(tables, reads[:half], letters) + _insert(tables, reads[half:], letters)
 
 
 # ---- Records --------------------------------------------------------------------------------------------------------
@@ -230,6 +269,30 @@ def _after(records: Sequence[Record]) -> dict[Place, int]:
 def _unreadable(record: Record) -> Parked:
     return Parked(
         topic=record.topic, partition=record.partition, offset=record.offset, cause=f"unreadable: {record.error}"
+    )
+
+
+def _unreadable_letter(record: Record) -> DeadLettered:
+    return _letter((record.topic, record.partition, record.offset), None, record.said_id, record.error)
+
+
+def _refused_letter(read: _Read, why: str) -> DeadLettered:
+    return _letter(read.place, read.event.run_id, read.event.event_id, why)
+
+
+def _letter(place: tuple[str, int, int], run_id: str | None, cause_id: str, exception: str) -> DeadLettered:
+    topic, partition, offset = place
+    return DeadLettered(
+        event_id=event_id(run_id, f"{topic}/{partition}/{offset}", f"dead_letter/{ROLE}"),
+        recorded_at=process.clock(),
+        run_id=run_id,
+        caused_by=(cause_id,) if cause_id else (),
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        stage=ROLE,
+        exception=exception,
+        attempts=1,
     )
 
 

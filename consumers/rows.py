@@ -18,6 +18,7 @@ from schemas.events import (
     ApplicationRejected,
     ApplicationVerified,
     DeadLettered,
+    DeadLetterReplayed,
     DraftEvent,
     DraftFailed,
     Event,
@@ -108,7 +109,7 @@ def _started(event: RunStarted) -> Fact:
         **_head(event),
         "id": event.run_id,
         "event_id": event.event_id,
-        **_columns(event, "application_ids", "code_version", "parent_run_id", "parent_step"),
+        **_columns(event, "application_ids", "code_version", "parent_run_id", "parent_step", "label", "scoring"),
         **_documents(event, "specification", "numerics", "offsets"),
     }
     return Fact("runs", _run(event), (), (("runs", row),))
@@ -246,6 +247,11 @@ def _dead_lettered(event: DeadLettered) -> Fact:
     return _fact("dead_letters", {**_head(event), **_columns(event, *names)})
 
 
+def _replayed(event: DeadLetterReplayed) -> Fact:
+    row = {**_head(event), **_columns(event, "dead_letter_id", "written", "exception")}
+    return _fact("dead_letter_replays", row, ("dead_letters", event.dead_letter_id))
+
+
 # ---- Cells ----------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +315,7 @@ _FACTS: dict[type[Event], Callable[..., Fact]] = {
     PolicyUpdated: _updated,
     ValidationCompleted: _validated,
     DeadLettered: _dead_lettered,
+    DeadLetterReplayed: _replayed,
 }
 
 KINDS = tuple(_FACTS)

@@ -118,6 +118,10 @@ class Tables:
         """Take out what waited for these rows: topic, partition, offset and frame of each."""
         return list(self._connection.execute(_statement("release"), [table, list(ids)]))
 
+    def unpark(self, topic: str, partition: int, offset: int) -> bool:
+        """Take out what is kept aside for good; False where nothing is."""
+        return bool(self._ids(_statement("unpark"), [topic, partition, offset]))
+
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of every table's rows in order."""
         with self._connection.transaction():

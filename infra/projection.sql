@@ -43,6 +43,9 @@ ON CONFLICT DO NOTHING
 DELETE FROM parked WHERE missing_table = %s AND missing_id = ANY(%s)
 RETURNING topic, "partition", "offset", frame
 
+-- name: unpark
+DELETE FROM parked WHERE topic = %s AND "partition" = %s AND "offset" = %s AND missing_id IS NULL RETURNING topic
+
 -- name: offsets
 SELECT topic, "partition", next_offset FROM offsets
 

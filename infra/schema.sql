@@ -43,9 +43,13 @@ CREATE TABLE runs (
     numerics jsonb NOT NULL,
     code_version text NOT NULL,
     offsets jsonb NOT NULL,
+    label text NOT NULL,
+    scoring text NOT NULL,
     parent_run_id text,
     parent_step bigint
 );
+CREATE INDEX ON runs (label) WHERE label <> '';
+CREATE INDEX ON runs (parent_run_id) WHERE parent_run_id IS NOT NULL;
 
 CREATE TABLE run_endings (
     id text PRIMARY KEY,
@@ -267,6 +271,17 @@ CREATE TABLE dead_letters (
     attempts bigint NOT NULL
 );
 CREATE INDEX ON dead_letters (topic, "partition", "offset");
+
+-- A person had a dead letter's record worked on again. exception is '' where that went well.
+CREATE TABLE dead_letter_replays (
+    id text PRIMARY KEY,
+    recorded_at timestamptz NOT NULL,
+    caused_by text[] NOT NULL,
+    dead_letter_id text NOT NULL REFERENCES dead_letters (id),
+    written bigint NOT NULL,
+    exception text NOT NULL
+);
+CREATE INDEX ON dead_letter_replays (dead_letter_id);
 
 -- Where reading goes on. Written in the transaction that wrote the rows before it.
 CREATE TABLE offsets (

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from consumers.carried import from_draw, from_fact
+from infra.carried import from_draw, from_fact
 from schemas.events import (
     ApplicationDrawn,
     ApplicationRegistered,
     ApplicationRejected,
     ApplicationVerified,
     DeadLettered,
+    DeadLetterReplayed,
     DraftEvent,
     DraftFailed,
     Event,
@@ -46,6 +47,7 @@ def whole_run(rounds: int = 2, applications: int = 2, drafts: int = 2) -> Iterat
         yield from train_round(number, apps, drafts)
     yield from validation_round(rounds, apps)
     yield dead_lettered()
+    yield replayed(dead_lettered())
     yield past.run_ended(seconds=rounds)
 
 
@@ -228,6 +230,22 @@ def dead_lettered() -> DeadLettered:
         stage="run_tests",
         exception="ValueError: no such suite",
         attempts=1,
+    )
+
+
+def replayed(letter: DeadLettered, number: int = 0) -> DeadLetterReplayed:
+    return DeadLetterReplayed(
+        event_id=event_id(letter.run_id, letter.event_id, "replay", number),
+        recorded_at=past.DAWN,
+        run_id=letter.run_id,
+        caused_by=(letter.event_id,),
+        dead_letter_id=letter.event_id,
+        topic=letter.topic,
+        partition=letter.partition,
+        offset=letter.offset,
+        stage=letter.stage,
+        written=1,
+        exception="",
     )
 
 

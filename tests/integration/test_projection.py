@@ -21,10 +21,18 @@ from consumers.rows import fact
 from infra import database
 from infra.log import Record
 from infra.memory import MemoryLog
-from infra.postgres import Database, Tables
+from infra.postgres import Database, Refused, Tables
 from infra.problems import BadInput, Busy, ServiceUnavailable
-from schemas.events import Event, Offset, RequirementsDrafted, RewardScored, SuiteRan
-from schemas.topics import KINDS
+from schemas.events import (
+    ApplicationRegistered,
+    DeadLettered,
+    Event,
+    Offset,
+    RequirementsDrafted,
+    RewardScored,
+    SuiteRan,
+)
+from schemas.topics import ID_HEADER, KINDS
 from tests import histories as past
 from tests.whole_run import verified, whole_run, written
 
@@ -216,11 +224,41 @@ def test_what_cannot_be_read_is_parked_with_its_cause(tables_of: Callable[[], Da
     assert one(tables, "SELECT count(*) FROM applications") == 1
 
 
+def unfit() -> ApplicationRegistered:
+    """An id too long for an index."""
+    name = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=9000))
+    return replace(past.application(source="x = 0\n"), application_id=name, event_id="unfit")
+
+
+def test_the_live_projector_buries_what_is_parked_for_good_under_the_same_name_each_time(
+    tables_of: Callable[[], Database],
+) -> None:
+    log = published([past.application(), unfit()])
+    log.publish_bytes("applications", "key", b"no frame", [(ID_HEADER, "the id it was to have")])
+    written: list[list[DeadLettered]] = []
+    for _ in range(2):
+        with tables_of().tables() as tables:
+            letters: list[DeadLettered] = []
+            project._catch_up(log, tables, log.end_offsets(), lambda: False, bury=letters.extend)
+            written.append(letters)
+    first, again = ([(each.event_id, each.caused_by, each.offset) for each in letters] for letters in written)
+    assert first == again
+    assert sorted(caused_by for _, caused_by, _ in first) == [("the id it was to have",), ("unfit",)]
+
+
+def test_what_the_tables_still_refuse_stays_parked(tables_of: Callable[[], Database]) -> None:
+    log, tables = published([unfit()]), tables_of()
+    project.catch_up(log, tables)
+    [record] = log.replay((ApplicationRegistered,))
+    before = project.fingerprint(tables)
+    with pytest.raises(Refused):
+        project.admit(tables, record)
+    assert project.fingerprint(tables) == before
+
+
 def test_what_the_database_cannot_hold_is_parked_with_its_cause(tables_of: Callable[[], Database]) -> None:
-    """One id too long for an index, among many facts that are fine; what refers to it waits."""
-    unfit = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=9000))
-    apps = [past.application(source=f"x = {n}\n") for n in range(9)]
-    bad = replace(apps[0], application_id=unfit)
+    """One among many facts that are fine; what refers to it waits."""
+    apps, bad = [past.application(source=f"x = {n}\n") for n in range(9)], unfit()
     log, tables = published([*apps, bad, verified(bad)]), tables_of()
     project.catch_up(log, tables)
     assert one(tables, "SELECT count(*) FROM applications") == 9
@@ -270,15 +308,15 @@ def wait_to_be_killed(*_: object) -> None:
     sys.stdin.read()
 
 
-def until_killed(tables, records, reached, fold=project.apply):
+def until_killed(*arguments, fold=project.apply):
     global folded
     folded += 1
     if folded == 9:
         if place == "within":
-            tables.advance = wait_to_be_killed
+            arguments[0].advance = wait_to_be_killed
         else:
             wait_to_be_killed()
-    return fold(tables, records, reached)
+    return fold(*arguments)
 
 
 project.BATCH = 7
