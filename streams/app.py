@@ -5,12 +5,13 @@ its first fact is acknowledged when all of its rewards are acknowledged by the b
 passes it. So reading always begins again where no draft was open, and sees every draft whole or not at all: the source
 topic is the state. While drafts overlap without a pause commits wait; a crash then costs more reading, nothing else.
 
-A fact on which the fold raises, and a record that is no fact, become DeadLettered in the same way. Facts of ended runs
-are passed over. A write the broker does not accept ends the worker; the next one reads again.
+A fact on which the fold raises, and a record that is no fact, become DeadLettered in the same way, once; so does what
+stands in for the verdict that an unreadable record was to be. Facts of ended runs are passed over. A write the broker
+does not accept ends the worker; the next one reads again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,8 +24,10 @@ from faust.exceptions import ProducerSendError
 from faust.types import TP, EventT, Message, RecordMetadata, StreamT, TopicT
 
 from infra.failpoints import reached
-from infra.log import MAX_EVENT_BYTES
-from infra.problems import ServiceUnavailable
+from infra.ledger import MAX_CAUSE, StandIns
+from infra.log import MAX_EVENT_BYTES, Record
+from infra.lost import unreadable
+from infra.problems import Problem, ServiceUnavailable
 from infra.process import clock as wall_clock
 from schemas.avro import Undecodable, decode, encode
 from schemas.events import DeadLettered, Event, RunEnded, SuiteRan
@@ -44,21 +47,33 @@ STOP_SECONDS = 5.0  # how long it may take about it
 CANCEL_SECONDS = 0.5
 
 
-def serve(bootstrap: str, namespace: str, slot: int, *, stop: Callable[[], bool], clock: Clock = wall_clock) -> None:
+def serve(
+    bootstrap: str,
+    namespace: str,
+    slot: int,
+    *,
+    stop: Callable[[], bool],
+    stand_ins: StandIns,
+    clock: Clock = wall_clock,
+) -> None:
     """Score drafts until `stop()`; ServiceUnavailable when Kafka is away. A slot is for one worker: the broker does not
-    fence a second one, so the caller holds the slot's lock."""
+    fence a second one, so the caller holds the slot's lock. `stand_ins` may wait for Kafka; it runs in a thread."""
     try:
-        _run(_serve(bootstrap, namespace, slot, stop, clock))
+        _run(_serve(bootstrap, namespace, slot, stop, stand_ins, clock))
     except (KafkaError, ProducerSendError) as failed:
         raise ServiceUnavailable(f"Kafka at {bootstrap} failed: {failed!r}", "is it up? then start again") from failed
 
 
-async def _serve(bootstrap: str, namespace: str, slot: int, stop: Callable[[], bool], clock: Clock) -> None:
+async def _serve(
+    bootstrap: str, namespace: str, slot: int, stop: Callable[[], bool], stand_ins: StandIns, clock: Clock
+) -> None:
     app = make_app(bootstrap, namespace, slot)
-    desk = Desk(app, namespace, clock)
+    desk = Desk(app, namespace, stand_ins, clock)
     app.agent(_raw(app, namespace, SuiteRan), concurrency=1, name=ROLE)(desk.read)
+    app.on_partitions_assigned.connect(desk.assigned, weak=False)
     app.on_partitions_revoked.connect(desk.revoked, weak=False)
-    async with followed(bootstrap, broker_name(namespace, topic_of(RunEnded)), desk.run_record) as following:
+    beside = [broker_name(namespace, topic_of(kind)) for kind in (RunEnded, DeadLettered)]
+    async with followed(bootstrap, beside, desk.beside) as following:
         await app.start()
         try:
             while not (stop() or app.should_stop or following.done()):
@@ -139,10 +154,12 @@ class Page:
 class Desk:
     """Takes facts one by one and answers each draft."""
 
-    def __init__(self, app: App, namespace: str, clock: Clock) -> None:
+    def __init__(self, app: App, namespace: str, stand_ins: StandIns, clock: Clock) -> None:
         self._app = app
         self._namespace = namespace
+        self._stand_ins = stand_ins
         self._clock = clock
+        self._buried: set[str] = set()
         self._pages: dict[tuple[TP, int | None], Page] = {}
         self._ended: set[str] = set()
 
@@ -151,44 +168,67 @@ class Desk:
         async for event in cast(Stream[bytes], stream).noack().events():
             await self._take(event)
 
+    async def assigned(self, *dealt: object, **__: object) -> None:
+        """Partitions were dealt, and are read from where they were committed."""
+        reached(ROLE, "joined", dealt[-1])
+
     async def revoked(self, *_: object, **__: object) -> None:
         """Partitions are all given away before they are dealt again: whoever gets one reads its open drafts anew."""
         self._pages.clear()
 
-    def run_record(self, value: bytes | None) -> None:
-        """The drafts of a run that has ended are waited for no longer."""
+    def beside(self, value: bytes | None) -> None:
+        """The drafts of a run that has ended are waited for no longer; what is buried is not buried again."""
         try:
             fact = decode(value or b"")
         except Undecodable:  # said to whoever works on that topic
             return
-        if isinstance(fact, RunEnded) and fact.run_id is not None:
+        if isinstance(fact, DeadLettered) and fact.stage == ROLE:
+            self._buried.add(fact.event_id)
+        elif isinstance(fact, RunEnded) and fact.run_id is not None:
             self._ended.add(fact.run_id)
             for page in self._pages.values():
-                page.gathering = forget(page.gathering, fact.run_id)
+                forget(page.gathering, fact.run_id)
                 page.settle()
 
     async def _take(self, event: EventT[bytes]) -> None:
         page = self._pages.setdefault((event.message.tp, event.message.generation_id), Page())
         page.take(event)
         reached(ROLE, "taken", event.message)
-        for output in self._answers(page, event):
+        for output in await self._answers(page, event):
             reached(ROLE, "scored", output)
             await self._send(page, output)
             reached(ROLE, "sent", output)
         page.settle()
 
-    def _answers(self, page: Page, event: EventT[bytes]) -> Sequence[Event]:
-        fact: Event | None = None
+    async def _answers(self, page: Page, event: EventT[bytes]) -> Sequence[Event]:
+        message = event.message
         try:
             fact = decode(event.value or b"")
+        except Undecodable as undecodable:
+            content, headers = event.value or b"", _headers(message)
+            lost = unreadable(topic_of(SuiteRan), message.partition, message.offset, str(undecodable), headers, content)
+            letter = self._dead_letter(message, None, lost.said_id, lost.error)
+            if letter.event_id in self._buried:
+                return ()
+            return [*await self._standing_in(page, lost), letter]
+        try:
             return self._rewards(page, fact)
         except Exception as raised:  # whatever it was, the log says it and the next fact is read
-            return [self._dead_letter(event.message, fact, raised)]
+            letter = self._dead_letter(message, fact.run_id, fact.event_id, f"{type(raised).__name__}: {raised}")
+            return () if letter.event_id in self._buried else [letter]
+
+    async def _standing_in(self, page: Page, lost: Record) -> Sequence[Event]:
+        try:
+            return await asyncio.to_thread(self._stand_ins, lost)
+        except Problem as problem:
+            page.unsent += 1  # the record is not acknowledged: the next worker reads it again
+            await self._app.crash(problem)
+            return ()
 
     def _rewards(self, page: Page, fact: Event) -> Sequence[Event]:
         if fact.run_id in self._ended:
             return ()
-        page.gathering, rewards = gather(page.gathering, fact, clock=self._clock)
+        _, rewards = gather(page.gathering, fact, clock=self._clock)
         return rewards
 
     async def _send(self, page: Page, output: Event) -> None:
@@ -215,23 +255,28 @@ class Desk:
             self._app.add_future(self._app.crash(refused))
             return
         page.unsent -= 1
-        reached(ROLE, "acknowledged")
+        reached(ROLE, "acknowledged", sent.result())
         page.settle()
 
-    def _dead_letter(self, message: Message, fact: Event | None, raised: Exception) -> DeadLettered:
-        run_id, topic = fact.run_id if fact else None, topic_of(SuiteRan)
+    def _dead_letter(self, message: Message, run_id: str | None, cause_id: str, exception: str) -> DeadLettered:
+        topic = topic_of(SuiteRan)
         return DeadLettered(
             event_id=event_id(run_id, f"{topic}/{message.partition}/{message.offset}", f"dead_letter/{ROLE}"),
             recorded_at=self._clock(),
             run_id=run_id,
-            caused_by=(fact.event_id,) if fact else (),
+            caused_by=(cause_id,) if cause_id else (),
             topic=topic,
             partition=message.partition,
             offset=message.offset,
             stage=ROLE,
-            exception=f"{type(raised).__name__}: {raised}",
+            exception=exception[:MAX_CAUSE],
             attempts=1,
         )
+
+
+def _headers(message: Message) -> Sequence[tuple[str, bytes]]:
+    headers = message.headers or ()
+    return list(headers.items()) if isinstance(headers, Mapping) else list(headers)
 
 
 def _raw(app: App, namespace: str, kind: type[Event]) -> TopicT:
@@ -241,11 +286,11 @@ def _raw(app: App, namespace: str, kind: type[Event]) -> TopicT:
 
 @asynccontextmanager
 async def followed(
-    bootstrap: str, topic: str, take: Callable[[bytes | None], None]
+    bootstrap: str, topics: Sequence[str], take: Callable[[bytes | None], None]
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Every committed value of a topic, without a group: all that is there before the body, the rest beside it."""
+    """Every committed value of these topics, without a group: all that is there before the body, the rest beside it."""
     consumer = AIOKafkaConsumer(
-        topic,
+        *topics,
         bootstrap_servers=bootstrap,
         auto_offset_reset="earliest",
         isolation_level="read_committed",

@@ -28,25 +28,39 @@ class Reward:
 
 
 def score(suites: Sequence[SuiteRan]) -> Reward:
-    """The reward of a draft from one suite per implementer, in any order."""
+    """The reward of a draft from one suite per implementer, in any order, by the weights that the draft carries."""
+    return weighed(suites, suites[0].reward)
+
+
+def weighed(suites: Sequence[SuiteRan], weights: RewardWeights) -> Reward:
+    """The reward of a draft by these weights."""
     judged = in_order(suites)
-    implementers = suites[0].implementers
-    rates = tuple(
-        PassRate(model=model.name, rate=pass_rate(suite), rewarded=model.rewarded)
-        for model, suite in zip(implementers, judged, strict=True)
-    )
+    rates = pass_rates(judged)
     counted = [each.rate for each in rates if each.rewarded and each.rate is not None]
-    causes = [_cause(suite) for suite, each in zip(judged, rates, strict=True) if each.rewarded and each.rate is None]
-    if causes or not counted:
-        return Reward(value=None, cause="; ".join(causes) or "no implementer is rewarded", terms=(), rates=rates)
-    terms = _terms(counted, suites[0].reward)
-    return Reward(value=_clipped(math.fsum(term.value for term in terms)), cause="", terms=terms, rates=rates)
+    if (cause := machine_fault(judged, rates)) or not counted:
+        return Reward(value=None, cause=cause or "no implementer is rewarded", terms=(), rates=rates)
+    terms = _terms(counted, weights)
+    return Reward(value=clipped(math.fsum(term.value for term in terms)), cause="", terms=terms, rates=rates)
 
 
 def in_order(suites: Sequence[SuiteRan]) -> list[SuiteRan]:
     """The suites in the canonical order: that of the implementers."""
     by_model = {suite.model: suite for suite in suites}
     return [by_model[implementer.name] for implementer in suites[0].implementers]
+
+
+def pass_rates(judged: Sequence[SuiteRan]) -> tuple[PassRate, ...]:
+    """What each implementer's rebuild passed. The suites come in the order of the implementers."""
+    return tuple(
+        PassRate(model=model.name, rate=pass_rate(suite), rewarded=model.rewarded)
+        for model, suite in zip(judged[0].implementers, judged, strict=True)
+    )
+
+
+def machine_fault(judged: Sequence[SuiteRan], rates: Sequence[PassRate]) -> str:
+    """Why those rewarded rebuilds that have no rate have none; "" where all of them have one."""
+    pairs = zip(judged, rates, strict=True)
+    return "; ".join(_cause(suite) for suite, each in pairs if each.rewarded and each.rate is None)
 
 
 def pass_rate(suite: SuiteRan) -> float | None:
@@ -72,7 +86,8 @@ def _terms(rates: Sequence[float], weights: RewardWeights) -> tuple[RewardTerm, 
     )
 
 
-def _clipped(value: float) -> float:
+def clipped(value: float) -> float:
+    """Rewards lie between 0 and 1."""
     return max(0.0, min(1.0, value))
 
 

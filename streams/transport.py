@@ -23,6 +23,8 @@ from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, ConsumerMessage, Message
 from mode.threads import WorkerThread
 
+from infra.failpoints import reached
+
 
 class HeldOffsets:
     """Which fetched offsets of each partition still wait for their acknowledgement."""
@@ -82,7 +84,9 @@ class Consumer(stock.Consumer):
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         before = {tp: self._committed_offset[tp] for tp in offsets}
         done = await super()._commit_offsets(offsets, start_new_transaction=start_new_transaction)
-        if not done:
+        if done:
+            reached("rewards", "committed", offsets)
+        else:
             self._committed_offset.update(before)
         return bool(done)
 

@@ -213,6 +213,22 @@ def test_poison_is_buried_with_its_place_and_the_rest_goes_on(stage: Stage) -> N
     assert named.caused_by == (stray.event_id,)
 
 
+def test_poison_read_twice_because_of_a_kill_is_buried_once(stage: Stage) -> None:
+    """The open draft before it holds the commit, so the second worker reads both again."""
+    killed = stage.worker()
+    stage.publish(suites(0)[:2])
+    stage.publish_raw(b"no fact at all", key=key_of(suites(0)[0]))
+    until(lambda: stage.drafts() == set() and len(stage.dead) == 1, "the dead letter")
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(10)
+    stage.worker()
+    stage.publish(suites(0)[2:])
+    until(lambda: len(stage.drafts()) == 1, "the reward")
+    until(stage.everything_committed, "the commit to reach the end")
+    stage.read()
+    assert len(stage.dead) == 1
+
+
 def test_what_was_aborted_is_never_scored(stage: Stage) -> None:
     kept, aborted = [suites(app) for app in range(6)], [suites(app, number=2) for app in range(6)]
     stage.abort(flat(aborted))
@@ -301,4 +317,4 @@ def test_a_slot_is_for_one_worker(stage: Stage) -> None:
 
 def test_a_broker_that_is_away_is_named() -> None:
     with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:1"):
-        serve("127.0.0.1:1", "nowhere", 0, stop=lambda: False)
+        serve("127.0.0.1:1", "nowhere", 0, stop=lambda: False, stand_ins=lambda _: ())

@@ -1,6 +1,7 @@
 """Suites come in any order; each draft is scored once."""
 
 import random
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.events import Event, Implementer, RewardScored, SuiteRan, Verdict
+from schemas.events import Implementer, RewardScored, SuiteRan, Verdict
 from schemas.identity import event_id
 from streams.gathering import REMEMBERED, Gathering, StrayFact, forget, gather
 from tests.histories import DAWN, ORCHESTRA, RUN, application, drafted, drawn, round_opened, suite_ran
+from tests.laws.laws import assert_fold_law
 
 APPLICATIONS = [application(f"def f(xs):\n    return xs + [{i}]\n", name=str(i)) for i in range(4)]
 VERDICTS = list(Verdict)
@@ -86,7 +88,8 @@ def test_a_suite_of_a_model_its_draft_does_not_name_is_refused_by_name() -> None
 def test_a_run_that_has_ended_leaves_no_open_draft() -> None:
     mine, other = suites()[:2], [replace(fact, run_id="b", requirements_id="other") for fact in suites()[:2]]
     state, _ = gathered([*mine, *other])
-    assert list(forget(state, RUN).open) == ["other"]
+    forget(state, RUN)
+    assert list(state.open) == ["other"]
 
 
 @st.composite
@@ -153,10 +156,26 @@ def test_the_state_stays_small_over_a_long_run() -> None:
     assert REMEMBERED <= len(state.scored) + len(state.scored_lately) <= 2 * REMEMBERED
 
 
-def test_folding_leaves_earlier_states_as_they_were() -> None:
+def test_the_state_is_changed_in_place_and_no_fact_pays_for_the_drafts_that_are_open() -> None:
     first, *rest = suites()
-    early, _ = gathered([first])
-    seen: list[Event] = list(early.open[first.requirements_id].values())
-    gathered(rest, early)
-    assert seen == [first]
-    assert list(early.open[first.requirements_id].values()) == [first]
+    begun = Gathering()
+    state, _ = gathered(suites(app=1)[:1], begun)
+    others = state.open[suites(app=1)[0].requirements_id]
+    state, _ = gathered([first, *rest], state)
+    assert state is begun
+    assert state.open == {suites(app=1)[0].requirements_id: others}
+    assert state.open[suites(app=1)[0].requirements_id] is others
+
+
+def test_a_refused_fact_changes_nothing() -> None:
+    first, second, *_ = suites()
+    state, _ = gathered([first])
+    before = deepcopy(state)
+    with pytest.raises(StrayFact):
+        gather(state, replace(second, model="stranger"), clock=clock)
+    assert state == before
+
+
+def test_the_fold_keeps_its_law() -> None:
+    past = flat([suites(app, number, d) for app in range(2) for number in (1, 2) for d in range(2)])
+    assert_fold_law(partial(gather, clock=clock), Gathering, [past])

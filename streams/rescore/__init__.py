@@ -1,0 +1,1 @@
+"""New rewards from test results that are on the log already."""
