@@ -1,4 +1,4 @@
-"""Runs: the trainer as a process, `iccm run`, `iccm demo`, `iccm diff`, and the recipe of the lab's weights."""
+"""Runs: the trainer as a process, `iccm run`, `fork`, `demo` and `diff`, and the recipe of the lab's weights."""
 
 import argparse
 import json
@@ -6,38 +6,41 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 
 from infra import process, services, settings
 from infra.blobs import Blobs
 from infra.lab.orchestra import FAMILY, WEIGHTS, filled_in
 from infra.log import Log
 from infra.memory import MemoryLog
-from infra.opening import opened_log, running_log
-from infra.problems import BadInput, RunsDiffer
-from infra.runs import Run, facts_of, named, runs_on
+from infra.opening import opened_log
+from infra.problems import BadInput
+from infra.runs import lineage, named, runs_on, updates_of
 from infra.sandbox.open import open_sandbox
 from infra.sandbox.suite import Sandbox
 from infra.settings import Settings
-from infra.specification import as_text, specification
-from schemas.equality import first_difference
+from infra.specification import as_text, changed, specification
 from schemas.events import (
     ApplicationRegistered,
     ApplicationVerified,
     Author,
-    Event,
+    ImplementationWritten,
     RunEnded,
     RunStarted,
     Specification,
     Split,
+    SuiteRan,
 )
 from schemas.identity import event_id
 from schemas.topics import KINDS
-from trainer import conduct, demo, reports
+from trainer import conduct, demo, forks, views
+from trainer.forks import Origin
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,17 +57,21 @@ def _parser() -> argparse.ArgumentParser:
     _start_options(run.add_parser("start", help="start a run, or go on with the open one of equal specification"))
     listing = run.add_parser("list", help="runs on the log")
     listing.add_argument("--json", action="store_true")
-    listing.set_defaults(act=_list)
-    show = run.add_parser("show", help="the curve of one run")
+    listing.set_defaults(act=views.listing)
+    show = run.add_parser("show", help="the curve of one run, and what its answers cost")
     show.add_argument("run", nargs="?", default="latest")
     show.add_argument("--json", action="store_true")
-    show.set_defaults(act=_show)
+    show.set_defaults(act=views.show)
     diff = commands.add_parser("diff", help="are two runs equal? else the first difference (exit code 5)")
     diff.add_argument("runs", nargs=2, metavar="RUN", help="a run id, the beginning of one, latest, or HOME:RUN")
-    diff.set_defaults(act=_diff)
+    diff.set_defaults(act=views.diff)
+    _fork_options(commands.add_parser("fork", help="go on from an update of a run, with a change, as a new run"))
     train = commands.add_parser("train", help="the trainer of one run, as a process")
     train.add_argument("run")
     train.add_argument("--specification", type=Path, required=True)
+    train.add_argument("--parent", metavar="RUN", help="of a fork: the run it begins from")
+    train.add_argument("--at", type=int, default=0, metavar="STEP", help="of a fork: the newest update it shares")
+    train.add_argument("--label", default="", metavar="NAME", help="of a fork: its name")
     train.set_defaults(act=_train)
     pretrain = commands.add_parser("pretrain", help="make the lab's weights again")
     pretrain.add_argument("--into", type=Path, help="a folder; the committed weights by default")
@@ -88,6 +95,19 @@ def _start_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="print the specification and end")
     parser.add_argument("--json", metavar="FILE", help="write the curve; - for standard output")
     parser.set_defaults(act=_start)
+
+
+def _fork_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "A new run that begins with the policy of RUN after update STEP (weights, moments, random state) and plays on "
+        "under RUN's specification with the changes given. With none it repeats what RUN did from there."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run id, the beginning of one, a label, or latest")
+    parser.add_argument("--at", type=int, required=True, metavar="STEP", help="an update of its weights; 0: untrained")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one number of it")
+    parser.add_argument("--into", required=True, metavar="NAME", help="what the new run is called")
+    parser.add_argument("--json", metavar="FILE", help="write the curve; - for standard output")
+    parser.set_defaults(act=_fork)
 
 
 # ---- starting runs -------------------------------------------------------------------------------------------------
@@ -120,28 +140,81 @@ def _specified(options: argparse.Namespace) -> Specification:
 def _drive(spec: Specification, chosen: Settings, json_file: str | None, display: demo.Display, closing: bool) -> int:
     """Services, applications, one process per role, progress, and what is to be said at the end."""
     _refuse_before_start(spec)
-    stop = process.stop_on_signals()
-    with (
-        conduct.sole_conductor(chosen.home),
-        services.running(chosen, say=process.say) as found,
-        opened_log(chosen, found) as log,
-    ):
-        spec = filled_in(_with_applications(log, spec, chosen))
-        run = conduct.choose_run(log, spec, process.clock(), process.say)
+    with _driving(chosen) as driver:
+        spec = filled_in(_with_applications(driver.log, spec, chosen))
+        run = conduct.choose_run(driver.log, spec, process.clock(), process.say)
+        return driver.drive(run, conduct.role_commands(chosen.home, run.run_id, spec), json_file, display, closing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    """This home's services and log, while no other command drives a run here."""
+
+    chosen: Settings
+    found: services.Endpoints
+    log: Log
+    stop: Callable[[], bool]
+
+    def drive(
+        self,
+        run: conduct.Chosen,
+        commands: dict[str, list[str]],
+        json_file: str | None,
+        display: demo.Display,
+        closing: bool,
+    ) -> int:
+        """The run to its end, or to Ctrl-C; then what is to be said of it."""
         ended = conduct.conduct(
-            log,
+            self.log,
             run,
-            conduct.role_commands(chosen.home, run.run_id, spec),
-            home=chosen.home,
-            environment=_environment(chosen, found),
-            stop=stop,
+            commands,
+            home=self.chosen.home,
+            environment=_environment(self.chosen, self.found),
+            stop=self.stop,
             show=display.show,
             say=process.say,
         )
         if ended is None:
             process.say("stopped; the same command goes on from here")
             return process.INTERRUPTED
-        return demo.close(display.story, ended, chosen.home, json_file, closing)
+        return demo.close(display.story, ended, self.chosen.home, json_file, closing)
+
+
+@contextmanager
+def _driving(chosen: Settings) -> Iterator[_Driver]:
+    stop = process.stop_on_signals()
+    with (
+        conduct.sole_conductor(chosen.home),
+        services.running(chosen, say=process.say) as found,
+        opened_log(chosen, found) as log,
+    ):
+        yield _Driver(chosen, found, log, stop)
+
+
+def _fork(options: argparse.Namespace) -> int:
+    chosen = settings.read()
+    with _driving(chosen) as driver:
+        found = runs_on(driver.log)
+        line = lineage(found, named(found, options.run))
+        origin = forks.origin(line, options.at, options.into)
+        cut = updates_of(line).get(origin.step)
+        spec = _forked(driver.log, line[-1].started.specification, options.set, chosen, cut.round if cut else 0)
+        run = conduct.choose_fork_on(driver.log, found, origin, spec, process.say)
+        commands = conduct.role_commands(chosen.home, run.run_id, spec, origin)
+        return driver.drive(run, commands, options.json, demo.Display(), closing=False)
+
+
+def _forked(log: Log, parent: Specification, asked: list[str], chosen: Settings, after: int) -> Specification:
+    """The parent's specification with the changes asked for, once it is sure that the policy can go on under it."""
+    spec = changed(parent, asked)
+    _refuse_before_start(spec)
+    if spec.applications != parent.applications:
+        spec = _with_applications(log, spec, chosen)
+    spec = filled_in(spec)
+    forks.require_forkable(parent, spec, after)
+    for name, before, now in forks.changes(parent, spec):
+        process.say(f"  {name}: {shorten(str(before), 60)} -> {shorten(str(now), 60)}")
+    return spec
 
 
 def _with_applications(log: Log, spec: Specification, chosen: Settings) -> Specification:
@@ -185,62 +258,6 @@ def _environment(chosen: Settings, found: services.Endpoints) -> dict[str, str]:
     }
 
 
-# ---- looking at runs -----------------------------------------------------------------------------------------------
-
-
-def _list(options: argparse.Namespace) -> int:
-    with running_log(settings.read()) as log:
-        rows = [_row(run) for run in runs_on(log)]
-    if options.json:
-        print(json.dumps(rows, indent=1))
-    for row in rows if not options.json else ():
-        print("{run_id}  {started}  seed {seed:<6} round {rounds}/{of}  {state}".format(**row))
-    return 0
-
-
-def _row(run: Run) -> dict[str, object]:
-    spec = run.started.specification
-    return {
-        "run_id": run.started.run_id,
-        "started": run.started.recorded_at.isoformat(timespec="seconds"),
-        "seed": spec.seed,
-        "rounds": run.rounds,
-        "of": spec.rounds,
-        "state": str(run.ended.outcome) if run.ended else "open",
-        "policy_digest": run.policy_digest,
-    }
-
-
-def _show(options: argparse.Namespace) -> int:
-    with running_log(settings.read()) as log:
-        run = named(runs_on(log), options.run)
-        points = reports.curve(facts_of(log, run))
-    if options.json:
-        print(json.dumps({**_row(run), "curve": reports.as_plain(points)}, indent=1))
-        return 0
-    print(reports.chart(points))
-    for point in points:
-        print(reports.summary(point))
-    return 0
-
-
-def _diff(options: argparse.Namespace) -> int:
-    left, right = (_named_facts(name) for name in options.runs)
-    difference = first_difference(left, right)
-    if difference is not None:
-        raise RunsDiffer(f"the runs differ: {difference}")
-    print(f"equal: {len(left)} facts, decided field by decided field")
-    return 0
-
-
-def _named_facts(name: str) -> list[Event]:
-    """The facts of `RUN` here, or of `HOME:RUN` under another home; its services are started if they are not up."""
-    home, colon, run = name.rpartition(":")
-    chosen = replace(settings.read(), home=Path(home).absolute(), kafka="", postgres="") if colon else settings.read()
-    with running_log(chosen) as log:
-        return list(facts_of(log, named(runs_on(log), run)))
-
-
 # ---- the trainer of one run ----------------------------------------------------------------------------------------
 
 
@@ -249,21 +266,31 @@ def _train(options: argparse.Namespace) -> int:
     spec = filled_in(specification(options.specification))
     with opened_log(chosen, services.endpoints(chosen)) as log:
         blobs = Blobs(services.blobs_url(chosen))
-        _play(log, blobs, options.run, spec, f"{chosen.namespace}.{options.run}.trainer", stop)
+        origin = Origin(run_id=options.parent, step=options.at, label=options.label) if options.parent else None
+        _play(log, blobs, options.run, spec, f"{chosen.namespace}.{options.run}.trainer", stop, origin)
     return 0
 
 
 def _play(
-    log: Log, blobs: Blobs, run_id: str, spec: Specification, writer: str, stop: Callable[[], bool]
+    log: Log,
+    blobs: Blobs,
+    run_id: str,
+    spec: Specification,
+    writer: str,
+    stop: Callable[[], bool],
+    origin: Origin | None = None,
 ) -> RunEnded | None:
     """The run on the log with this id, or a new one, played to its end or until `stop()`."""
     from trainer.policy import Policy
     from trainer.train import train
 
     policy = Policy(WEIGHTS / "cet-d", learning=spec.learning, seed=spec.seed)
-    known = [run.started for run in runs_on(log) if run.started.run_id == run_id]
+    found = {run.run_id: run.started for run in runs_on(log)}
     applications = _drawable(log, spec)
-    started = known[0] if known else _begin(log, run_id, spec, [each.application_id for each in applications])
+    ids = tuple(each.application_id for each in applications)
+    started = found.get(run_id) or _begin(log, run_id, spec, ids)
+    if origin is not None and run_id not in found:
+        started = forks.begun(started, origin, found[origin.run_id])
     return train(
         log,
         blobs,
@@ -277,7 +304,7 @@ def _play(
     )
 
 
-def _begin(log: Log, run_id: str, spec: Specification, application_ids: list[str]) -> RunStarted:
+def _begin(log: Log, run_id: str, spec: Specification, application_ids: tuple[str, ...]) -> RunStarted:
     from trainer.policy import numerics
 
     return RunStarted(
@@ -285,7 +312,7 @@ def _begin(log: Log, run_id: str, spec: Specification, application_ids: list[str
         recorded_at=process.clock(),
         run_id=run_id,
         specification=spec,
-        application_ids=tuple(application_ids),
+        application_ids=application_ids,
         numerics=numerics(),
         code_version=version("iccm"),
         offsets=log.end_offsets(),
@@ -350,8 +377,6 @@ def _in_memory(spec: Specification, chosen: Settings, json_file: str | None) -> 
 
 def _roles_in_memory(log: Log, blobs: Blobs, sandbox: Sandbox, stop: Callable[[], bool]) -> list[Callable[[], None]]:
     from consumers import jobs
-    from consumers.implement import Answered
-    from consumers.run_tests import Judged
     from infra.lab.models import LabModel
     from infra.lab.programs import IMPLEMENTERS
     from streams.scoring import score_all
@@ -361,9 +386,15 @@ def _roles_in_memory(log: Log, blobs: Blobs, sandbox: Sandbox, stop: Callable[[]
     models = {model.name: model for model in map(LabModel, IMPLEMENTERS)}
     working = (
         jobs.requirements_job(policy=policy, application=application, clock=clock),
-        jobs.implement_job(models=models, application=application, answered=Answered(), clock=clock),
+        jobs.implement_job(
+            models=models, application=application, answers=log.answers(ImplementationWritten), clock=clock
+        ),
         jobs.run_tests_job(
-            sandbox=sandbox, environment=sandbox.environment, application=application, judged=Judged(), clock=clock
+            sandbox=sandbox,
+            environment=sandbox.environment,
+            application=application,
+            answers=log.answers(SuiteRan),
+            clock=clock,
         ),
     )
     return [

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 
 from infra.blobs import Blobs
+from infra.failpoints import reached
 from trainer.policy import Policy
 
 
@@ -28,6 +29,7 @@ def save(blobs: Blobs, policy: Policy) -> Checkpoint:
         "optimizer": blobs.put(policy.moments()),
         "random": blobs.put(policy.random()),
     }
+    reached("trainer", "parts_written", parts)
     return Checkpoint(
         digest=blobs.put(json.dumps(parts, sort_keys=True).encode()),
         policy_digest=parts["adapter"],

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from infra.failpoints import reached
 from infra.log import Log
 from infra.problems import Busy, ServiceUnavailable
-from infra.runs import runs_on
+from infra.runs import Run, lineage, rounds_behind, runs_on
 from infra.specification import as_text
 from infra.supervisor import Change, Supervisor
 from schemas.events import (
@@ -27,9 +28,11 @@ from schemas.events import (
     ValidationCompleted,
 )
 from schemas.topics import KINDS
+from trainer.forks import Origin, choose_fork
 from trainer.runs import abandoned, choose
 
 PATIENCE = 12  # deaths of one role without progress before the conductor gives up
+PYTHON: tuple[str, ...] = (sys.executable, "-m")  # what runs a role's module
 
 Show = Callable[[Event], None]
 Say = Callable[[str], None]
@@ -64,27 +67,46 @@ def choose_run(log: Log, specification: Specification, now: datetime, say: Say) 
     log.publish([abandoned(run, now) for run in choice.abandon])
     for run in choice.abandon:
         say(f"run {_short(run.started.run_id)} had another specification and is ended as abandoned")
-    if choice.resume is None:
-        return Chosen(str(uuid.uuid4()), log.end_offsets())
-    started = choice.resume.started
-    say(f"run {_short(started.run_id)} goes on after round {choice.resume.rounds}")
-    return Chosen(started.run_id or "", started.offsets)
+    reached("conductor", "chosen", choice)
+    return _resumed(choice.resume, choice.resume.rounds, say) if choice.resume else _new(log)
 
 
-def role_commands(home: Path, run_id: str, specification: Specification) -> dict[str, list[str]]:
-    """One process per role, in the order they start."""
+def choose_fork_on(log: Log, found: list[Run], of: Origin, specification: Specification, say: Say) -> Chosen:
+    """Resume the open fork that the same command began; every other run stays as it is."""
+    resume = choose_fork(found, of, specification)
+    reached("conductor", "chosen", resume)
+    return _resumed(resume, rounds_behind(lineage(found, resume)), say) if resume else _new(log)
+
+
+def _resumed(run: Run, rounds: int, say: Say) -> Chosen:
+    say(f"run {_short(run.run_id)} goes on after round {rounds}")
+    return Chosen(run.run_id, run.started.offsets)
+
+
+def _new(log: Log) -> Chosen:
+    return Chosen(str(uuid.uuid4()), log.end_offsets())
+
+
+def role_commands(
+    home: Path, run_id: str, specification: Specification, origin: Origin | None = None
+) -> dict[str, list[str]]:
+    """One process per role, in the order they start. A fork's trainer is told where the run begins."""
     file = home / "runs" / f"{run_id}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(as_text(specification))
-    python = [sys.executable, "-m"]
+    python = [*PYTHON]
     return {
-        "trainer": [*python, "trainer", "train", run_id, "--specification", str(file)],
+        "trainer": [*python, "trainer", "train", run_id, "--specification", str(file), *_begun_at(origin)],
         "requirements": [*python, "consumers", "requirements"],
         "implement": [*python, "consumers", "implement"],
         "run_tests": [*python, "consumers", "run_tests"],
         "rewards": [*python, "streams"],
         "project": [*python, "consumers", "project"],
     }
+
+
+def _begun_at(origin: Origin | None) -> list[str]:
+    return ["--parent", origin.run_id, "--at", str(origin.step), "--label", origin.label] if origin else []
 
 
 def conduct(
@@ -117,8 +139,10 @@ def _watch(
             if event is not None and event.run_id == chosen.run_id:
                 show(event)
                 if isinstance(event, RunEnded):
+                    reached("conductor", "end_seen", event)
                     return event
                 if isinstance(event, PolicyUpdated | ValidationCompleted):
+                    reached("conductor", "update_seen", event)
                     deaths.clear()
     return None
 

@@ -4,9 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+from infra import plot
 from infra.process import say
 from schemas.events import Event, PolicyUpdated, Purpose, RunEnded, RunOutcome, RunStarted, ValidationCompleted
-from trainer import plot, reports
+from trainer import reports
 from trainer.reports import Point, Story
 
 CONTROLS = Path(__file__).parent.parent / "infra" / "lab" / "controls.json"
@@ -27,7 +28,7 @@ class Display:
         match fact:
             case RunStarted():
                 self._rounds = fact.specification.rounds
-                self._line(f"run {(fact.run_id or '')[:8]}  seed {fact.specification.seed}  {self._rounds} rounds")
+                self._line(f"run {_title(fact)}  seed {fact.specification.seed}  {self._rounds} rounds")
             case PolicyUpdated():
                 self._progress(fact)
             case ValidationCompleted():
@@ -52,6 +53,12 @@ class Display:
         say(text)
 
 
+def _title(started: RunStarted) -> str:
+    """A run by the beginning of its id, and of a fork also its name and where it begins."""
+    run_id, parent = (started.run_id or "")[:8], (started.parent_run_id or "")[:8]
+    return f"{run_id}  {started.label}, after update {started.parent_step} of {parent}" if parent else run_id
+
+
 def close(story: Story, ended: RunEnded, home: Path, json_file: str | None, closing: bool) -> int:
     """The report of a run that is over. Returns the exit code: 0 for a finished run."""
     points = reports.curve(story.kept)
@@ -68,8 +75,14 @@ def close(story: Story, ended: RunEnded, home: Path, json_file: str | None, clos
 def _tell(story: Story, ended: RunEnded, points: list[Point], home: Path) -> None:
     controls = json.loads(CONTROLS.read_text())
     picture = home / "runs" / f"{ended.run_id}.png"
-    shuffled = [(each["round"], each["held_out_pass_rate"]) for each in controls["shuffled"]]
-    plot.draw(picture, points, ceiling=controls["ceiling"], shuffled=shuffled)
+    plot.learning_curve(
+        picture,
+        [(point.round, point.held_out_pass_rate) for point in points],
+        each={name: [(point.round, point.per_model[name]) for point in points] for name in points[0].per_model},
+        watched=[(point.round, point.unseen_model) for point in points if point.unseen_model is not None],
+        shuffled=[(each["round"], each["held_out_pass_rate"]) for each in controls["shuffled"]],
+        ceiling=controls["ceiling"],
+    )
     say("\nheld-out pass rate (● rewarded implementers, ○ the one never rewarded, ┄ ceiling of common words)\n")
     say(reports.chart(points, ceiling=controls["ceiling"]))
     for point in reports.curve(story.kept, Purpose.TEST):

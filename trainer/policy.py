@@ -79,9 +79,9 @@ class Policy:
         self._weights = {name: each for name, each in sorted(self._model.named_parameters()) if each.requires_grad}
         self.reset()
 
-    def reset(self) -> None:
-        """Back to step 0: lora_A drawn from the seed, lora_B zero, no moments."""
-        generator = torch.Generator().manual_seed(self._seed)
+    def reset(self, seed: int | None = None) -> None:
+        """Back to step 0: lora_A drawn from this seed, else from the policy's own, lora_B zero, no moments."""
+        generator = torch.Generator().manual_seed(self._seed if seed is None else seed)
         for name, weight in self._weights.items():
             if ".lora_A." in name:
                 torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)

@@ -4,20 +4,23 @@ What it needs is on the log: texts as token ids, rewards, the specification. No 
 the same facts on the same numerics give the same weights bit for bit, and a lost checkpoint is only a matter of time.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from infra.blobs import BlobCorrupt, BlobMissing, Blobs
 from infra.failpoints import reached
 from infra.log import Log
 from infra.problems import BadInput, RunsDiffer
+from infra.runs import Run, cut_of, facts_of, lineage, runs_on
 from schemas.events import Event, Numerics, PolicyUpdated, Purpose, RequirementsDrafted, RoundOpened, RunStarted
 from schemas.identity import event_id
 from trainer import checkpoint
-from trainer.policy import Diverged, Draft, Policy, UpdateResult
+from trainer.policy import Diverged, Draft, Policy, UpdateResult, numerics
 from trainer.rounds import DRAFT_FACTS, CompleteRound, Course, Drafted, Lesson, State, complete, fold, lesson, mean
 
 Clock = Callable[[], datetime]
+Say = Callable[[str], None]
 NOTHING = UpdateResult(loss=0.0, gradient_norm=0.0, kl_to_base=0.0, entropy=0.0, sampler_kl=0.0, learning_rate=0.0)
 
 
@@ -105,24 +108,107 @@ def train_rounds(run: Course, events: Iterable[Event], first: int = 1) -> Iterat
             number += 1
 
 
-def rebuild(policy: Policy, run: Course, started: RunStarted, log: Log, blobs: Blobs, clock: Clock) -> None:
+def _in_silence(_text: str) -> None:
+    """Nobody is told."""
+
+
+def starting_policy(
+    policy: Policy, log: Log, started: RunStarted, blobs: Blobs, clock: Clock, say: Say = _in_silence
+) -> None:
+    """`policy` becomes what this run begins with: untrained, or a fork's parent's at the step that both share.
+
+    That is read from its checkpoint; where it is lost, learnt again from the facts of the run that learnt it first.
+    """
+    _begin(_past(log, started, blobs, clock, say), policy)
+
+
+def rebuild(policy: Policy, log: Log, started: RunStarted, blobs: Blobs, clock: Clock, say: Say = _in_silence) -> None:
     """`policy` becomes the run's newest, from the nearest checkpoint that is whole and the facts since then.
 
     Every checkpoint on the way is stored again. Raises RunsDiffer where a round comes out otherwise than it did.
     """
+    past = _past(log, started, blobs, clock, say)
+    _reach(past, policy, max(_recorded(past)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What can be known of a run and of those it comes from."""
+
+    log: Log
+    line: list[Run]
+    blobs: Blobs
+    clock: Clock
+    say: Say
+
+    @property
+    def run(self) -> Run:
+        return self.line[-1]
+
+    def of(self, run_id: str) -> "_Past":
+        """The same of one of those it comes from."""
+        owner = [run.run_id for run in self.line].index(run_id)
+        return replace(self, line=self.line[: owner + 1])
+
+
+def _past(log: Log, started: RunStarted, blobs: Blobs, clock: Clock, say: Say) -> _Past:
+    found = runs_on(log) if started.parent_step is not None else []
+    return _Past(log, lineage(found, Run(started=started)), blobs, clock, say)
+
+
+def _begin(past: _Past, policy: Policy) -> None:
+    cut = cut_of(past.line)
+    if cut is not None:
+        _reach(past.of(cut.run_id), policy, cut.round)
+        return
+    policy.reset(past.line[0].started.specification.seed)
+    checkpoint.save(past.blobs, policy)
+
+
+def _reach(past: _Past, policy: Policy, until: int) -> None:
+    """`policy` becomes the run's after train round `until`."""
+    recorded = {number: fact for number, fact in _recorded(past).items() if number <= until}
+    whole = _nearest_whole(policy, recorded, past)
+    if whole is None:
+        _begin(past, policy)
+        cut = cut_of(past.line)
+        whole = cut.round if cut else 0
+    if whole < until:
+        rounds = f"rounds {whole + 1} to {until}"
+        past.say(f"the checkpoint of round {until} is lost: learning {rounds} of run {past.run.run_id[:8]} again")
+        _learn_again(past, policy, recorded, whole + 1, until)
+
+
+def _learn_again(past: _Past, policy: Policy, recorded: Mapping[int, PolicyUpdated], first: int, last: int) -> None:
+    started = past.run.started
+    require_numerics(started, numerics())
+    run = Course(past.run.run_id, started.specification, {}, first - 1, started.event_id)
+    facts = facts_of(past.log, past.run, (RoundOpened, *DRAFT_FACTS))
+    for again in relearn(policy, run, facts, past.blobs, past.clock, first=first):
+        require_equal(recorded[again.round], again)
+        if again.round == last:
+            return
+    raise BadInput(f"the log no longer holds all facts of rounds {first} to {last}", "start another run")
+
+
+def _recorded(past: _Past) -> dict[int, PolicyUpdated]:
+    """The updates that the run itself learnt, by round."""
     recorded: dict[int, PolicyUpdated] = {}
-    for fact in _facts(log, started, (PolicyUpdated,)):
+    for fact in facts_of(past.log, past.run, (PolicyUpdated,)):
         assert isinstance(fact, PolicyUpdated)
         recorded.setdefault(fact.round, fact)
-    newest, whole = max(recorded), _nearest_whole(policy, recorded, blobs)
-    if whole == newest:
-        return
-    facts = _facts(log, started, (RoundOpened, *DRAFT_FACTS))
-    for again in relearn(policy, run, facts, blobs, clock, first=whole + 1):
-        require_equal(recorded[again.round], again)
-        if again.round == newest:
-            return
-    raise BadInput(f"the log no longer holds all facts of rounds {whole + 1} to {newest}", "start another run")
+    return recorded
+
+
+def _nearest_whole(policy: Policy, recorded: Mapping[int, PolicyUpdated], past: _Past) -> int | None:
+    """The newest round whose checkpoint can be read, which the policy then is; None when none can."""
+    for number in sorted(recorded, reverse=True):
+        try:
+            checkpoint.restore(past.blobs, recorded[number].checkpoint_digest, policy)
+            return number
+        except (BlobMissing, BlobCorrupt):
+            continue
+    return None
 
 
 def require_equal(recorded: PolicyUpdated, again: PolicyUpdated) -> None:
@@ -145,22 +231,3 @@ def require_numerics(started: RunStarted, here: Numerics) -> None:
                 f"the run was started with {name} {then}, this process has {now}: its weights would differ",
                 "go on where these are equal, or start another run",
             )
-
-
-def _nearest_whole(policy: Policy, recorded: dict[int, PolicyUpdated], blobs: Blobs) -> int:
-    """The newest round whose checkpoint can be read; 0, with the policy reset, when none can."""
-    for number in sorted(recorded, reverse=True):
-        try:
-            checkpoint.restore(blobs, recorded[number].checkpoint_digest, policy)
-            return number
-        except (BlobMissing, BlobCorrupt):
-            continue
-    policy.reset()
-    checkpoint.save(blobs, policy)
-    return 0
-
-
-def _facts(log: Log, started: RunStarted, kinds: tuple[type[Event], ...]) -> Iterator[Event]:
-    for record in log.replay(kinds, start=started.offsets):
-        if record.event is not None and record.event.run_id == started.run_id:
-            yield record.event

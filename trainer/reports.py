@@ -40,14 +40,14 @@ class Point:
 
 
 def curve(facts: Iterable[Event], purpose: Purpose = Purpose.VALIDATE) -> list[Point]:
-    """The points of one run, by round."""
-    started: datetime | None = None
+    """The points of one run, by round. What a fork shares with its parent is told as the parent's curve tells it."""
+    started: dict[str | None, datetime] = {}
     points: dict[int, Point] = {}
     for fact in facts:
-        if isinstance(fact, RunStarted) and started is None:
-            started = fact.recorded_at
-        if isinstance(fact, ValidationCompleted) and fact.purpose is purpose and started is not None:
-            points.setdefault(fact.round, _point(fact, started))
+        if isinstance(fact, RunStarted):
+            started.setdefault(fact.run_id, fact.recorded_at)
+        if isinstance(fact, ValidationCompleted) and fact.purpose is purpose and fact.run_id in started:
+            points.setdefault(fact.round, _point(fact, started[fact.run_id]))
     return [points[each] for each in sorted(points)]
 
 
@@ -137,6 +137,52 @@ def stage_table(seconds: Mapping[int, Mapping[str, float]]) -> str:
     ]
     rounds = f"{len(seconds)} rounds" if len(seconds) > 1 else "one round"
     return "\n".join([*rows, f"  {'a round':<10}{total:6.2f} s  median of {rounds}"])
+
+
+# ---- what was paid for ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Answers:
+    """How many answers of one role were worked for, and how many the log gave. A failure is no answer."""
+
+    paid: int = 0
+    from_the_log: int = 0
+
+    def add(self, answered_from: str | None) -> None:
+        """One more answer, and the fact it was taken from."""
+        if answered_from is None:
+            self.paid += 1
+        else:
+            self.from_the_log += 1
+
+
+def answers(facts: Iterable[Event]) -> dict[str, Answers]:
+    """Per role what a run's answers cost: drafts, rebuilds, and suites, or their test files where they tell of them."""
+    told = {role: Answers() for role in ("requirements", "implement", "run_tests")}
+    seen: set[str] = set()
+    for fact in facts:
+        if fact.event_id in seen:
+            continue
+        seen.add(fact.event_id)
+        match fact:
+            case RequirementsDrafted():
+                told["requirements"].add(None)
+            case ImplementationWritten() if fact.work_key:
+                told["implement"].add(fact.answered_from)
+            case SuiteRan() if fact.units:
+                for unit in fact.units:
+                    told["run_tests"].add(unit.answered_from)
+            case SuiteRan() if fact.work_key:
+                told["run_tests"].add(fact.answered_from)
+    return told
+
+
+def answer_table(told: Mapping[str, Answers]) -> str:
+    """One line per role."""
+    return "\n".join(
+        f"{role:<13}{each.paid:>7} paid  {each.from_the_log:>7} from the log" for role, each in told.items()
+    )
 
 
 # ---- the curve in a terminal ---------------------------------------------------------------------------------------

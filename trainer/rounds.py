@@ -6,6 +6,7 @@ one on every reader since a key has one partition, and whatever leaves this file
     round 0          before training: validation and test of the untrained policy
     round 1..rounds  one train round open at a time; validation after every validate_every-th, and after the last
     last round       also a test; a run that trains nothing and holds nothing out plays what it has as a baseline
+    a fork           opens what follows the last round it shares, by its own specification
 """
 
 import math
@@ -52,6 +53,8 @@ class Course:
     run_id: str
     specification: Specification
     pools: Mapping[Purpose, tuple[str, ...]]
+    after: int  # the train round that its own course follows: 0, or the last one that a fork shares with its parent
+    cause: str  # the fact that opens its first rounds: RunStarted, or the update of that round
 
 
 @dataclass(slots=True)
@@ -95,8 +98,9 @@ class Lesson:
 # ---- the plan of a run ---------------------------------------------------------------------------------------------
 
 
-def course(started: RunStarted, splits: Mapping[str, Split]) -> Course:
-    """A run's applications by what they may be used for, each pool in the order of RunStarted."""
+def course(started: RunStarted, splits: Mapping[str, Split], after: int = 0, cause: str = "") -> Course:
+    """A run's applications by what they may be used for, each pool in the order of RunStarted. A fork begins `after`
+    the last train round it shares, and its first rounds name that round's update as their `cause`."""
     chosen = {split: tuple(each for each in started.application_ids if splits[each] is split) for split in Split}
     held_out = chosen[Split.VALIDATE] + chosen[Split.TEST]
     evaluates_only = started.specification.rounds == 0 and not held_out
@@ -106,7 +110,7 @@ def course(started: RunStarted, splits: Mapping[str, Split]) -> Course:
         Purpose.TEST: chosen[Split.TEST],
         Purpose.BASELINE: chosen[Split.TRAIN] if evaluates_only else (),
     }
-    return Course(started.run_id or "", started.specification, pools)
+    return Course(started.run_id or "", started.specification, pools, after, cause or started.event_id)
 
 
 def rounds_after(run: Course, number: int) -> list[Place]:
@@ -239,10 +243,11 @@ def complete(run: Course, state: State, place: Place) -> CompleteRound | None:
 
 def finished(run: Course, state: State) -> bool:
     """Every round of the plan is closed, validations and tests included."""
-    last = state.last_update.round if state.last_update else 0
+    last = state.last_update.round if state.last_update else run.after
     if last < run.specification.rounds:
         return False
-    return all(place in state.closed for number in range(last + 1) for place in rounds_after(run, number))
+    own = range(run.after, last + 1)
+    return all(place in state.closed for number in own for place in rounds_after(run, number))
 
 
 # ---- what a round comes to -----------------------------------------------------------------------------------------
@@ -314,7 +319,7 @@ def ended(run: Course, last: PolicyUpdated | None, policy_digest: str, now: date
         event_id=event_id(run.run_id, "run", "end"),
         recorded_at=now,
         run_id=run.run_id,
-        caused_by=(last.event_id if last else event_id(run.run_id, "run", "start"),),
+        caused_by=(last.event_id if last else run.cause,),
         outcome=RunOutcome.FINISHED,
         cause="",
         rounds=run.specification.rounds,

@@ -21,9 +21,10 @@ class Choice:
 
 
 def choose(found: Iterable[Run], specification: Specification) -> Choice:
-    """What a command with this specification does about the open runs."""
-    opened = [run for run in found if run.ended is None]
-    equal = [run for run in opened if run.started.specification == specification]
+    """What a command with this specification does about the open runs. It goes on with no fork, and leaves re-scorings
+    alone: they play no round."""
+    opened = [run for run in found if run.ended is None and not run.rescores]
+    equal = [run for run in opened if run.started.specification == specification and not run.started.parent_run_id]
     resume = equal[-1] if equal else None
     return Choice(resume, [run for run in opened if run is not resume])
 

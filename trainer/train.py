@@ -10,14 +10,14 @@ happened.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from infra.blobs import BlobCorrupt, BlobMissing, Blobs
+from infra.blobs import Blobs
 from infra.failpoints import reached
 from infra.log import Log, OutcomeUnknown, Record, Writer
 from infra.problems import BadInput
+from infra.runs import Run, cut_of, lineage, runs_on
 from schemas.events import ApplicationRegistered, Event, PolicyUpdated, Purpose, RunEnded, RunStarted
-from trainer import checkpoint
 from trainer.policy import Policy, numerics
-from trainer.replay import Clock, learn, rebuild, require_numerics
+from trainer.replay import Clock, Say, learn, rebuild, require_numerics, starting_policy
 from trainer.rounds import (
     DRAFT_FACTS,
     ROUND_FACTS,
@@ -34,8 +34,6 @@ from trainer.rounds import (
     rounds_after,
     validation,
 )
-
-Say = Callable[[str], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,12 +65,13 @@ def train(
 ) -> RunEnded | None:
     """Play the run to its end, or until `stop()`: then None, and the next call goes on from the log.
 
-    `started` is published with the first rounds unless it is on the log already. `policy` is any fresh Policy of the
-    run's base model, learning and seed; its weights are set from the log. Raises Fenced when another trainer has the
-    run, BadInput or RunsDiffer when this process cannot play it.
+    `started` is published with the first rounds unless it is on the log already; if it names a parent and a step, the
+    run begins with that policy, after that round. `policy` is any fresh Policy of the run's base model and learning;
+    its weights are set from the log. Raises Fenced when another trainer has the run, BadInput or RunsDiffer when this
+    process cannot play it.
     """
     require_numerics(started, numerics())
-    run = _course(started, applications)
+    run = _course(log, started, applications)
     while not stop():
         try:
             with log.writer(writer) as opened:
@@ -85,12 +84,13 @@ def train(
     return None
 
 
-def _course(started: RunStarted, applications: Iterable[ApplicationRegistered]) -> Course:
+def _course(log: Log, started: RunStarted, applications: Iterable[ApplicationRegistered]) -> Course:
     splits = {each.application_id: each.split for each in applications}
     unknown = [each for each in started.application_ids if each not in splits]
     if unknown:
         raise BadInput(f"application {unknown[0]} of the run is not registered", "register it with `iccm apps add`")
-    run = course(started, splits)
+    cut = cut_of(lineage(runs_on(log), Run(started=started))) if started.parent_step else None
+    run = course(started, splits, cut.round, cut.event_id) if cut else course(started, splits)
     if run.specification.rounds > 0 and not run.pools[Purpose.TRAIN]:
         raise BadInput("the run has rounds to train and no application to train on", "add one with split train")
     return run
@@ -108,6 +108,8 @@ def _live(life: _Trainer, stop: Callable[[], bool]) -> RunEnded | None:
     for batch in life.log.follow((*ROUND_FACTS, *DRAFT_FACTS), start=end, stop=stop):
         if life.state.ended is not None:
             break
+        if batch:
+            reached("trainer", "taken", batch)
         _take(life, batch)
         _decide(life)
     return life.state.ended
@@ -122,17 +124,9 @@ def _take(life: _Trainer, records: Iterable[Record]) -> None:
 
 
 def _become(life: _Trainer) -> None:
-    """The policy of the newest PolicyUpdated: from its checkpoint, else learnt again from the log."""
-    last = life.state.last_update
-    if last is None:
-        life.policy.reset()
-        checkpoint.save(life.blobs, life.policy)
-        return
-    try:
-        checkpoint.restore(life.blobs, last.checkpoint_digest, life.policy)
-    except (BlobMissing, BlobCorrupt) as lost:
-        life.say(f"the checkpoint of round {last.round} is lost ({lost.message}): learning it again from the log")
-        rebuild(life.policy, life.run, life.started, life.log, life.blobs, life.clock)
+    """The policy of the newest PolicyUpdated, else the one that the run begins with."""
+    become = starting_policy if life.state.last_update is None else rebuild
+    become(life.policy, life.log, life.started, life.blobs, life.clock, life.say)
 
 
 def _decide(life: _Trainer) -> None:
@@ -140,7 +134,8 @@ def _decide(life: _Trainer) -> None:
     if life.state.ended is not None:
         return
     if not life.state.opened:
-        _publish(life, [*([] if life.state.started else [life.started]), *_openings(life, 0, life.started)])
+        begun = [] if life.state.started else [life.started]
+        _publish(life, [*begun, *_openings(life, life.run.after, life.run.cause)])
     for place in open_places(life.state):
         played = complete(life.run, life.state, place)
         if played is not None:
@@ -153,16 +148,18 @@ def _conclusion(life: _Trainer, played: CompleteRound) -> list[Event]:
     if played.opened.purpose is not Purpose.TRAIN:
         return [validation(played, life.clock())]
     updated = learn(life.policy, life.run, played, life.blobs, life.clock)
-    return [updated, *_openings(life, updated.round, updated)]
+    return [updated, *_openings(life, updated.round, updated.event_id)]
 
 
-def _openings(life: _Trainer, number: int, cause: Event) -> list[Event]:
+def _openings(life: _Trainer, number: int, cause: str) -> list[Event]:
     digest, now = life.policy.digest, life.clock()
     places = rounds_after(life.run, number)
-    return [fact for place in places for fact in open_round(life.run, place, digest, cause.event_id, now)]
+    return [fact for place in places for fact in open_round(life.run, place, digest, cause, now)]
 
 
 def _publish(life: _Trainer, facts: Sequence[Event]) -> None:
+    if not facts:
+        return
     life.writer.publish(facts)
     if isinstance(facts[0], PolicyUpdated):
         reached("trainer", "update_published", facts[0])

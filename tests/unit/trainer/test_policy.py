@@ -136,9 +136,9 @@ def test_batches_hold_every_sampled_token_at_the_place_that_predicts_it(seed: in
         for row, column, token, value in zip(
             *(each.tolist() for each in (batch.rows, batch.columns, batch.token_ids, batch.advantages)), strict=True
         ):
-            seen.append((tuple(batch.input_ids[row, : column + 1].tolist()), token, round(value, 5)))
+            seen.append((tuple(batch.input_ids[row, : column + 1].tolist()), token, value))
     expected = [
-        ((*draft.prompt_token_ids, *draft.token_ids[:place]), token, round(value, 5))
+        ((*draft.prompt_token_ids, *draft.token_ids[:place]), token, torch.tensor(value).item())
         for draft, value in zip(drafts, advantages, strict=True)
         for place, token in enumerate(draft.token_ids)
     ]

@@ -89,7 +89,7 @@ def test_a_rebuilt_policy_is_the_newest_and_its_checkpoints_are_back(
 ) -> None:
     log, blobs = past
     policy, restored = fresh(small_base), Blobs(str(tmp_path))
-    rebuild(policy, RUN, started(), log, restored, ticking())
+    rebuild(policy, log, started(), restored, ticking())
     assert policy.digest == updates(log)[-1].policy_digest
     assert restored.digests() == blobs.digests()
 
@@ -100,7 +100,7 @@ def test_a_log_that_lost_a_round_cannot_give_its_policy_back(
     log = MemoryLog()
     log.publish(record.event for record in past[0].replay([RewardScored, PolicyUpdated]) if record.event is not None)
     with pytest.raises(BadInput, match="rounds 1 to 4"):
-        rebuild(fresh(small_base), RUN, started(), log, Blobs(str(tmp_path)), ticking())
+        rebuild(fresh(small_base), log, started(), Blobs(str(tmp_path)), ticking())
 
 
 def test_rounds_come_by_number_and_other_runs_are_not_heard(past: tuple[MemoryLog, Blobs]) -> None:

@@ -4,8 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.events import Event, PassRate, Purpose, RewardScored, ValidationCompleted, ValidationRow
+from schemas.events import (
+    Event,
+    PassRate,
+    Purpose,
+    RewardScored,
+    SuiteUnit,
+    ValidationCompleted,
+    ValidationRow,
+    Verdict,
+)
 from tests.histories import RUN, application, at, drafted, drawn, policy_updated, round_opened, run_started, suite_ran
+from tests.whole_run import written
 from trainer import reports
 from trainer.reports import Story
 
@@ -62,6 +72,39 @@ def test_the_curve_has_a_point_per_validation_in_the_order_of_rounds() -> None:
 def test_a_repeated_validation_changes_nothing() -> None:
     facts: list[Event] = [run_started(), validated(0, (0.0, 0.5, 0.5))]
     assert reports.curve(facts) == reports.curve([*facts, validated(0, (1.0, 1.0, 1.0))])
+
+
+def test_the_curve_of_a_fork_counts_seconds_from_the_start_of_the_run_that_validated() -> None:
+    fork = replace(run_started(run_id="fork", seconds=1000.0), parent_run_id=RUN, parent_step=20)
+    later = replace(validated(40, (1.0, 1.0, 1.0), 1003.0), run_id="fork")
+    points = reports.curve([run_started(), fork, validated(0, (0.0, 0.5, 0.5), 4.0), later])
+    assert [(point.round, point.seconds) for point in points] == [(0, 4.0), (40, 3.0)]
+
+
+def unit(path: str, answered_from: str | None = None) -> SuiteUnit:
+    return SuiteUnit(work_key="k", path=path, test_ids=("t",), verdict=Verdict.PASSED, answered_from=answered_from)
+
+
+def test_answers_are_counted_by_role_and_test_file_and_told_once() -> None:
+    draft = drafted(drawn(APP))
+    rebuilt = replace(written(draft, 0), work_key="")  # nobody worked for it
+    suite = suite_ran(draft)
+    facts: list[Event] = [
+        *(draft, draft, rebuilt),
+        replace(rebuilt, event_id="paid", work_key="k"),
+        replace(rebuilt, event_id="known", work_key="k", answered_from="paid"),
+        replace(suite, event_id="never ran"),
+        replace(suite, event_id="whole", work_key="k"),
+        replace(suite, event_id="whole again", work_key="k", answered_from="whole"),
+        replace(suite, event_id="by file", work_key="k", units=(unit("a"), unit("b", "whole"), unit("c", "whole"))),
+    ]
+    told = reports.answers([*facts, *facts])
+    assert {role: (each.paid, each.from_the_log) for role, each in told.items()} == {
+        "requirements": (1, 0),
+        "implement": (1, 1),
+        "run_tests": (2, 3),
+    }
+    assert reports.answer_table(told).splitlines()[2].split() == ["run_tests", "2", "paid", "3", "from", "the", "log"]
 
 
 def test_the_stages_of_a_round_add_up_to_it() -> None:

@@ -31,6 +31,7 @@ from trainer.rounds import (
     applications_of,
     complete,
     course,
+    ended,
     finished,
     fold,
     lesson,
@@ -222,6 +223,20 @@ def test_started_is_finished_when_its_last_validation_is() -> None:
         assert not finished(run, state)
         fold(state, validation(played(run, place), NOW))
     assert finished(run, state)
+
+
+def test_a_fork_is_finished_when_the_rounds_after_its_cut_are() -> None:
+    run = course(started(), SPLITS, 3, "the update of round 3")
+    state = State()
+    assert not finished(run, state)
+    for number in (3, 4):
+        fold(state, policy_updated(number))
+    for place in ((VALIDATE, 4), (TEST, 4)):
+        assert not finished(run, state)
+        fold(state, validation(played(run, place), NOW))
+    assert finished(run, state)
+    assert ended(run, None, "p" * 64, NOW).caused_by == ("the update of round 3",)
+    assert ended(a_course(), None, "p" * 64, NOW).caused_by == (started().event_id,)
 
 
 # ---- what a round comes to -----------------------------------------------------------------------------------------

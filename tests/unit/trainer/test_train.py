@@ -30,6 +30,8 @@ from tests.histories import run_ended
 from tests.unit.trainer.workshop import (
     JOB,
     SPECIFICATION,
+    Killed,
+    MortalLog,
     among,
     applications,
     facts_of,
@@ -42,27 +44,6 @@ from trainer.policy import numerics
 
 TRAINED = [("train", each) for each in (1, 2, 3, 4)]
 HELD_OUT = [("validate", each) for each in (0, 2, 4)] + [("test", 0), ("test", 4)]
-
-
-class Killed(BaseException):
-    """kill -9, as far as one process can tell."""
-
-
-class MortalLog(MemoryLog):
-    """A log whose trainer is killed at its n-th transaction: just before it, or just after it was committed."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed=seed)
-        self.transactions = 0
-        self.dies_at: tuple[int, str] | None = None
-
-    def publish_as(self, name: str, epoch: int, events: Sequence[Event]) -> None:
-        self.transactions += 1
-        if self.dies_at == (self.transactions, "before"):
-            raise Killed
-        super().publish_as(name, epoch, events)
-        if self.dies_at == (self.transactions, "after"):
-            raise Killed
 
 
 @pytest.fixture(scope="module")

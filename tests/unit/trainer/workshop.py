@@ -136,6 +136,30 @@ JOB = Job(
 NOW = DAWN
 
 
+# ---- a log whose trainer dies ---------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """kill -9, as far as one process can tell."""
+
+
+class MortalLog(MemoryLog):
+    """A log whose trainer is killed at its n-th transaction: just before it, or just after it was committed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed=seed)
+        self.transactions = 0
+        self.dies_at: tuple[int, str] | None = None
+
+    def publish_as(self, name: str, epoch: int, events: Sequence[Event]) -> None:
+        self.transactions += 1
+        if self.dies_at == (self.transactions, "before"):
+            raise Killed
+        super().publish_as(name, epoch, events)
+        if self.dies_at == (self.transactions, "after"):
+            raise Killed
+
+
 # ---- a run, played in one thread ---------------------------------------------------------------------------------
 
 Kind = TypeVar("Kind", bound=Event)
