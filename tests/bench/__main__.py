@@ -6,7 +6,7 @@ from pathlib import Path
 
 from infra import broker
 from infra.process import say
-from tests.bench import bench_log, bench_round, bench_sandbox
+from tests.bench import bench_cache, bench_log, bench_rewards, bench_round, bench_sandbox
 
 Row = dict[str, object]
 
@@ -16,6 +16,10 @@ def main() -> None:
     say("the log")
     with tempfile.TemporaryDirectory() as home, broker.running(Path(home), say=say) as bootstrap:
         rows += bench_log.measure(bootstrap)
+        say("the cache")
+        rows += bench_cache.measure(bootstrap)
+        say("rewards")
+        rows += bench_rewards.measure(bootstrap)
     say("the sandbox")
     rows += bench_sandbox.measure()
     say("a round")

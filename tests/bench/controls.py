@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -20,8 +19,8 @@ from infra.models import Answer, Prompt
 from infra.process import clock
 from infra.sandbox.open import open_sandbox
 from infra.sandbox.suite import Sandbox
+from infra.sandbox.units import units
 from producers.family import SIZES, lab_family
-from producers.verification import gold_suite
 from schemas.events import ApplicationRegistered, Outcome, Specification, Split
 from trainer.demo import CONTROLS
 
@@ -57,7 +56,7 @@ def rates(
     sampling = Specification().rebuild_sampling
     answers = model.answer([Prompt(text=text, sampling=sampling, seed=0) for text in texts])
     suites = [
-        replace(gold_suite(app), files=rebuilt_files(answer.text) if isinstance(answer, Answer) else ())
+        units(app)[0].suite(rebuilt_files(answer.text) if isinstance(answer, Answer) else ())
         for app, answer in zip(applications, answers, strict=True)
     ]
     for judgement in sandbox.run(suites):
