@@ -9,7 +9,9 @@ from infra.__main__ import COMMANDS, main
 from infra.problems import BadInput
 from infra.settings import Settings, read
 from infra.specification import as_text
-from schemas.events import Specification
+from schemas.events import Specification, Verdict
+from streams.rescore.functions import load
+from tests.histories import ORCHESTRA, application, drafted, drawn, suite_ran
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -30,6 +32,16 @@ def test_every_command_of_the_table_exists() -> None:
 
 def test_the_specification_it_prints_is_the_default_one() -> None:
     assert f"```yaml\n{as_text(Specification())}```" in README
+
+
+def test_the_reward_function_it_shows_scores_a_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    (tmp_path / "mine.py").write_text(shown)
+    monkeypatch.chdir(tmp_path)
+    draft = drafted(drawn(application(), implementers=ORCHESTRA[:2]))
+    scored = load("mine:reward")([suite_ran(draft, 0), suite_ran(draft, 1, Verdict.FAILED, passed=1)])
+    assert [(term.name, term.value) for term in scored.terms] == [("worst", 0.25), ("length", -0.04)]
+    assert scored.value == pytest.approx(0.21)
 
 
 def test_every_setting_is_in_its_table() -> None:
