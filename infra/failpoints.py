@@ -21,19 +21,22 @@ PLACES: dict[str, tuple[str, ...]] = {
     "requirements": WORKER,
     "implement": WORKER,
     "run_tests": WORKER,
-    "rewards": ("taken", "scored", "sent", "acknowledged"),
+    "rewards": ("joined", "taken", "scored", "sent", "acknowledged", "committed"),
     "trainer": (
         "opened",
         "read_to_end",
         "restored",
+        "taken",
         "learnt",
+        "parts_written",  # of a checkpoint, and not yet the manifest that names them
         "checkpoint_written",
         "transaction_begun",
         "produced",
         "committed",
         "update_published",
     ),
-    "project": ("sql_begun", "rows_written", "offsets_written", "sql_committed"),
+    "project": ("elected", "sql_begun", "rows_written", "offsets_written", "sql_committed"),
+    "conductor": ("judged", "registered", "chosen", "update_seen", "end_seen"),
 }
 
 Hook = Callable[[str, str, object], None]  # role, place, what is at stake there

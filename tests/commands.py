@@ -65,7 +65,7 @@ def lines_until(process: subprocess.Popen[str], said: Callable[[str], bool]) -> 
 
 def pids_of(home: Path, role: str) -> list[int]:
     """The processes of one role of a home, found as an operator would: by their command line and environment."""
-    marks = {"trainer": b"trainer\0train", "rewards": b"-m\0streams"}
+    marks = {"trainer": b"trainer\0train", "rewards": b"\0streams"}
     mark, own = marks.get(role, b"consumers\0" + role.encode()), f"ICCM_HOME={home}".encode()
     return [pid for pid in _all_pids() if mark in _read(pid, "cmdline") and own in _read(pid, "environ").split(b"\0")]
 
