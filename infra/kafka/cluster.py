@@ -35,6 +35,9 @@ BATCH = 2_000  # messages taken from the client at once, at most
 UNSETTLED = frozenset(
     {
         KafkaError.UNKNOWN_MEMBER_ID,  # two workers found a group at once
+        KafkaError.NOT_COORDINATOR,  # a young broker is still making the topics that groups stand in
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.ILLEGAL_GENERATION,
         KafkaError.REBALANCE_IN_PROGRESS,
         KafkaError.FENCED_LEADER_EPOCH,
@@ -42,6 +45,7 @@ UNSETTLED = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._NOENT,  # the client knows no leader yet, or no more
     }
 )
 PASSING = frozenset(

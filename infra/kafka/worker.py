@@ -49,6 +49,31 @@ class Batch:
     assignment: int
 
 
+class Fences:
+    """Whose doing a fence is. A client whose answer from the coordinator was lost with a broker asks again and so
+    fences itself; a rival fences again and again, whatever brokers do.
+
+    So one fence may be our own, and each later one before which a broker was lost; without that, not two within a
+    minute.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = -FENCED_AGAIN_SECONDS
+        self._broker_lost = False  # since the last fence
+
+    def broker_lost(self, error: KafkaError) -> None:  # noqa: ARG002 - the shape in which a client tells it
+        """A connection to a broker ended, or none can be had."""
+        self._broker_lost = True
+
+    def may_be_ours(self) -> bool:
+        """We were fenced. Whether to join again."""
+        now, excused = self._clock(), self._broker_lost
+        again = now - self._last < FENCED_AGAIN_SECONDS
+        self._last, self._broker_lost = now, False
+        return excused or not again
+
+
 class Worker:
     """One slot of one role: polls a batch, answers it slice by slice, commits each slice with its place."""
 
@@ -59,7 +84,7 @@ class Worker:
         self._transactions, self._ledger, self._runs = transactions, ledger, runs
         self._assignment = 0  # counts assignments: a batch polled under an older one is void
         self._paused = False
-        self._fenced_at = -FENCED_AGAIN_SECONDS
+        self._fences = Fences()
         self._left: list[Message] = []  # what was polled while a step ran
         self._hearing = Hearing(cluster)
         self._consumer = self._joined()
@@ -76,14 +101,9 @@ class Worker:
             self._consumer.close()
 
     def _rejoin(self, fenced: Fenced) -> None:
-        """Join again after a fence, but not twice in a short time: then another process has the slot.
-
-        A client whose answer from the coordinator was lost in a broker's restart asks again and so fences itself.
-        """
-        now = time.monotonic()
-        if now - self._fenced_at < FENCED_AGAIN_SECONDS:
+        """Join again after a fence that may be our own doing; else another process has the slot."""
+        if not self._fences.may_be_ours():
             raise fenced
-        self._fenced_at = now
         self._join_again("was fenced")
 
     def _join_again(self, why: str) -> None:
@@ -178,7 +198,7 @@ class Worker:
         group, entities = f"{self._cluster.namespace}.{self._job.role}", {topic_of(kind) for kind in self._job.reads}
         self._cluster.found_group(group, entities)
         config = self._cluster.consuming() | {"group.id": group, "group.instance.id": self._slot} | MEMBER
-        consumer = Consumer(config, logger=logger)
+        consumer = Consumer({**config, "error_cb": self._fences.broker_lost}, logger=logger)
         topics = sorted(self._cluster.topics[entity] for entity in entities)
         consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
         return consumer

@@ -198,8 +198,8 @@ def _print(report: Report, parts: Sequence[str], troubles: Sequence[str]) -> Non
     for part, verdicts in report.runs.items():
         for verdict in verdicts:
             ended, tables = ("equal" if same else "NOT EQUAL" for same in (verdict.equal, verdict.tables))
-            what = f"{_acts(verdict)} acts, ended {ended}, {len(verdict.faults)} faults, tables {tables}"
-            print(f"{part:<11} {verdict.name:<45} {what}, {verdict.seconds:.0f} s")
+            what = f"{_acts(verdict)} acts, ended {ended}, {len(verdict.faults)} faults, {verdict.repeats} repeats"
+            print(f"{part:<11} {verdict.name:<45} {what}, tables {tables}, {verdict.seconds:.0f} s")
     for name, why in report.not_run.items():
         print(f"not run     {name}: {why}")
     for control in report.controls:

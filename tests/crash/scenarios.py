@@ -155,6 +155,7 @@ def weather(proxy: Proxy, rng: random.Random) -> Disturb:
     """Between clients and broker: delays, connections that are cut, seconds in which everything is swallowed."""
 
     def disturb(running: Running) -> None:
+        running.marked("trainer")  # a command that begins in it would say so and end
         while running.code is None:
             proxy.delay_seconds = rng.choice((0.0, 0.005, 0.03))
             _pause(running, rng.uniform(0.5, 4.0))
@@ -204,8 +205,8 @@ def concurrent(around: World, reference: Sequence[Event]) -> Verdict:
 def broker(around: World, reference: Sequence[Event]) -> Verdict:
     """In a transaction, between two, and while rewards are in flight."""
     items = marks("implement", "offsets_sent", "produced", "polled")
-    disturb = broker_killed(around, "implement", 3)
-    return play(around, "broker SIGKILL and restart, three times", items, reference, disturb=disturb)[0]
+    name, disturb = "broker SIGKILL and restart, three times", broker_killed(around, "implement", 3)
+    return play(around, name, items, reference, disturb=disturb, broker_dies=True)[0]
 
 
 def database(around: World, reference: Sequence[Event]) -> Verdict:
@@ -226,14 +227,14 @@ def full_kafka(around: World, reference: Sequence[Event]) -> Verdict:
     home = around.folder / "small"
     with small_disk(home / "services" / "kafka", 512) as disk, world(home) as small:
         items, disturb = marks("trainer", "update_published"), kafkas_disk_full(small, disk)
-        return play(small, "full disk: Kafka", items, reference, disturb=disturb)[0]
+        return play(small, "full disk: Kafka", items, reference, disturb=disturb, broker_dies=True)[0]
 
 
 def network(around: World, reference: Sequence[Event]) -> Verdict:
     """All clients behind a proxy in bad weather."""
     with behind_a_proxy(around.folder / "behind") as (other, proxy, address):
-        disturb = weather(proxy, random.Random(7))
-        verdict, _ = play(other, "proxy that delays, cuts and drops", {}, reference, disturb=disturb, kafka=address)
+        items, disturb = marks("trainer", "opened"), weather(proxy, random.Random(7))
+        verdict, _ = play(other, "proxy that delays, cuts and drops", items, reference, disturb=disturb, kafka=address)
     return verdict
 
 

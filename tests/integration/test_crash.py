@@ -46,7 +46,7 @@ def played(around: World) -> Played:
 
     with ThreadPoolExecutor(2) as pool:
         undisturbed = pool.submit(play, around, "undisturbed", {}, ())
-        deadly = pool.submit(play, around, "deadly", items, (), disturb=disturb)
+        deadly = pool.submit(play, around, "deadly", items, (), disturb=disturb, broker_dies=True)
         undisturbed.result()
         assert midst.wait(LIMIT_SECONDS)
         around.kafka.kill()
