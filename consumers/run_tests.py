@@ -67,8 +67,7 @@ def owes(event: Event) -> list[str]:
 def fails(event: Event, cause: str, *, clock: Callable[[], datetime]) -> list[Event]:
     """The verdict of a broken machine."""
     assert isinstance(event, ImplementationWritten | ImplementationFailed)
-    broken = Judgement(verdict=Verdict.INVALID_INFRA, results=(), cause=cause, evidence=Evidence())
-    return [_ran(event, broken, clock())]
+    return [_ran(event, nobody(cause), clock())]
 
 
 def run_tests(
@@ -171,8 +170,7 @@ def _registered(fact: DraftEvent, application: References) -> ApplicationRegiste
 def _never_built(missing: ImplementationFailed, application: References, now: datetime) -> SuiteRan:
     """No rebuild: all tests unrun and failed if the model is to blame, nothing said if the machine is."""
     if missing.fault is Fault.MACHINE:
-        broken = Judgement(verdict=Verdict.INVALID_INFRA, results=(), cause=missing.cause, evidence=Evidence())
-        return _ran(missing, broken, now)
+        return _ran(missing, nobody(missing.cause), now)
     registered = _registered(missing, application)
     results = tuple(TestResult(test_id=each, outcome=Outcome.NOT_RUN) for each in registered.expected_test_ids)
     judgement = Judgement(verdict=Verdict.FAILED, results=results, cause=missing.cause, evidence=Evidence())

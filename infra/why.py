@@ -226,7 +226,7 @@ def _in_a_line(fact: Event, run_id: str | None) -> str:
 def _past_of(log: Log, found: Sequence[Run], run: Run, kinds: Collection[type[Event]]) -> Iterator[Event]:
     """The facts of a run and what it shares with those it comes from; of a re-scoring, also those it scores again."""
     yield from history_of(log, lineage(found, run), kinds)
-    if run.started.parent_run_id and run.started.parent_step is None:
+    if run.rescores:
         parent = next((each for each in found if each.run_id == run.started.parent_run_id), None)
         if parent is not None:
             yield from _past_of(log, found, parent, kinds)

@@ -96,7 +96,6 @@ class Transactions:
 
 class TransactionWriter:
     def __init__(self, cluster: Cluster, name: str) -> None:
-        self._cluster = cluster
         self._transactions = Transactions(cluster, name, role=name.rpartition(".")[2])
 
     def publish(self, events: Sequence[Event]) -> None:
